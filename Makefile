@@ -1,0 +1,60 @@
+# Every verb works on a fresh clone: uv is fetched into the project folder where it is missing.
+
+UV_VERSION := 0.9.7
+export UV_PROJECT_ENVIRONMENT := .venv
+UV := $(shell command -v uv 2>/dev/null || echo .tools/bin/uv)
+RUN := $(UV) run --frozen
+PACKAGES := common:tunix-rt-common modeling:tunix-rt-modeling client:tunix-rt api:tunix-rt-api \
+            trainer:tunix-rt-trainer evaluator:tunix-rt-evaluator registry:tunix-rt-registry
+TEST_TOOLS := --with pytest --with pytest-timeout --with hypothesis
+
+.DEFAULT_GOAL := help
+.PHONY: help quickstart up test test-alone test-long lint format bench
+
+help: ## Show what there is
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.tools/bin/uv:
+	python3 -m venv .tools/python
+	.tools/python/bin/pip install --quiet "uv==$(UV_VERSION)"
+	mkdir -p .tools/bin && ln -sf ../python/bin/uv .tools/bin/uv
+
+.venv/synced: $(UV) pyproject.toml uv.lock
+	$(UV) sync --frozen
+	@touch $@
+
+quickstart: .venv/synced ## Traces to a better model with proof, in a few minutes
+	$(RUN) tunix-rt quickstart
+
+up: .venv/synced ## Serve API, pages and workers on this machine
+	$(RUN) tunix-rt up
+
+lint: .venv/synced ## Style, types, and who may import whom
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+	$(RUN) mypy
+	$(RUN) lint-imports
+
+format: .venv/synced ## Put the code into the house's form
+	$(RUN) ruff format .
+	$(RUN) ruff check --fix .
+
+test: .venv/synced test-alone ## All tests, with the coverage gate
+	$(RUN) coverage erase
+	$(RUN) coverage run -m pytest -m "not long"
+	$(RUN) coverage combine --quiet
+	$(RUN) coverage json --quiet -o coverage.json
+	$(RUN) python tests/coverage_gate.py coverage.json
+
+test-alone: .venv/synced ## Each package's unit tests with that package synced alone
+	@set -e; for pair in $(PACKAGES); do \
+	  echo "== $${pair#*:} alone"; \
+	  env -u UV_PROJECT_ENVIRONMENT $(UV) run --frozen --isolated --exact --no-default-groups --package "$${pair#*:}" \
+	    $(TEST_TOOLS) pytest -q -m "not long" "tests/unit/$${pair%%:*}"; \
+	done
+
+test-long: .venv/synced ## The forms that take minutes: quickstart twice, five kills, real data
+	$(RUN) pytest -m long
+
+bench: .venv/synced ## Measure, and write what was measured to benchmarks/results.json
+	$(RUN) python benchmarks/quickstart_speed.py

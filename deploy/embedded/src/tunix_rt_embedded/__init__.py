@@ -1,0 +1,1 @@
+"""Tunix RT in one process tree. The one package that imports every service."""

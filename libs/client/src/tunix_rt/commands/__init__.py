@@ -1,0 +1,1 @@
+"""The subcommands of `tunix-rt`: each module reads options, calls the SDK and shows the answer."""

@@ -1,0 +1,1 @@
+"""One group of calls per noun of the API."""

@@ -1,0 +1,307 @@
+"""What the API answers, typed. Fields that this version does not know are ignored, so a newer server is understood."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from tunix_rt_common.reports import FileEntry
+from tunix_rt_common.traces import Trace
+
+TERMINAL_STATES = frozenset({"succeeded", "failed", "quarantined", "cancelled"})
+
+
+class Answer(BaseModel):
+    """Base of all answers: immutable, lenient about what is new."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
+
+
+class TraceAccepted(Answer):
+    """A stored trace; `duplicate` when it was there already."""
+
+    trace_id: str
+    content_sha256: str
+    duplicate: bool
+
+
+class StoredTrace(Answer):
+    """A trace with its id."""
+
+    trace_id: str
+    content_sha256: str
+    source: str | None
+    created_at: datetime
+    trace: Trace
+
+
+class RejectedLine(Answer):
+    """A line that was not imported, and why; lines count from 1."""
+
+    line: int
+    error: str
+
+
+class ImportOutcome(Answer):
+    """What became of an import; `rejected` is cut at the server's limit, `rejected_count` is not."""
+
+    accepted: int
+    duplicates: int
+    rejected_count: int
+    rejected: Sequence[RejectedLine]
+
+
+class Dataset(Answer):
+    """A dataset version; the digests are there once its build has succeeded."""
+
+    dataset_id: str
+    name: str
+    version: int
+    state: str
+    failure: str | None
+    dataset_sha256: str | None
+    manifest_sha256: str | None
+    spec: Mapping[str, Any]
+    created_at: datetime
+
+
+class SplitCounts(Answer):
+    """Rows of a split, and how many different prompts they have."""
+
+    rows: int
+    groups: int
+
+
+class Manifest(Answer):
+    """What a built dataset holds."""
+
+    splits: Mapping[str, SplitCounts]
+    shards: Sequence[Mapping[str, Any]]
+    statistics: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+
+
+class DatasetDetail(Dataset):
+    """A dataset version with its manifest, which is None until it is built."""
+
+    manifest: Manifest | None
+
+
+class PreviewRow(Answer):
+    """One row as a model will see it; `segments` tell which parts of the text the loss counts."""
+
+    row_id: str
+    split: str
+    text: str
+    segments: Sequence[Mapping[str, Any]]
+
+
+class Run(Answer):
+    """A run as lists show it."""
+
+    run_id: str
+    state: str
+    stage: str
+    dataset: str
+    base_model: str
+    model_name: str
+    step: int
+    total_steps: int | None
+    failure: str | None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing will change any more."""
+        return self.state in TERMINAL_STATES
+
+
+class Job(Answer):
+    """One stage of a run."""
+
+    job_id: str
+    kind: str
+    state: str
+    attempt: int
+    step: int
+    failure_class: str | None
+    failure: str | None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+class Checkpoint(Answer):
+    """A published checkpoint."""
+
+    step: int
+    manifest_sha256: str
+    size_bytes: int
+    created_at: datetime
+
+
+class RunDetail(Run):
+    """A run with everything that was asked, pinned and made."""
+
+    spec: Mapping[str, Any]
+    pins: Mapping[str, Any]
+    jobs: Sequence[Job]
+    checkpoints: Sequence[Checkpoint]
+    training: Mapping[str, Any] | None
+    evaluation_id: str | None
+    decision: str | None
+    reason: str | None
+    model_version: int | None
+
+
+class Event(Answer):
+    """One line of a run's story."""
+
+    event_id: int
+    at: datetime
+    stage: str
+    attempt: int
+    kind: str
+    from_state: str | None
+    to_state: str | None
+    message: str
+    detail: Mapping[str, Any]
+
+
+class Metric(Answer):
+    """What one optimizer step measured."""
+
+    step: int
+    at: datetime
+    numbers: Mapping[str, float | None]
+
+
+class Log(Answer):
+    """A piece of what a stage wrote."""
+
+    log_id: int
+    at: datetime
+    job_id: str
+    attempt: int
+    stream: str
+    text: str
+
+
+class Interval(Answer):
+    """A two-sided confidence interval."""
+
+    low: float
+    high: float
+    confidence: float
+
+
+class Score(Answer):
+    """How many of the scored items are correct; no accuracy where nothing was scored."""
+
+    correct: int
+    scored: int
+    unscored: int
+    accuracy: float | None
+    interval: Interval | None
+
+
+class Evaluation(Answer):
+    """A report in short."""
+
+    evaluation_id: str
+    run_id: str
+    judge: str
+    eval_set_sha256: str
+    model_sha256: str
+    report_sha256: str
+    score: Score
+    decision: str
+    reason: str
+    created_at: datetime
+
+
+class EvaluationDetail(Evaluation):
+    """With the scores by section, category and difficulty, and the gate's whole verdict."""
+
+    slices: Mapping[str, Mapping[str, Score]]
+    verdict: Mapping[str, Any]
+
+
+class Item(Answer):
+    """One prompt, what the model answered, and what the judge said of it."""
+
+    item_id: str
+    prompt: str
+    expected: str
+    prediction: str | None
+    outcome: str
+    extracted: str | None
+    reason: str
+    finish_reason: str | None
+    section: str | None
+    category: str | None
+    difficulty: str | None
+
+
+class LeaderboardRow(Answer):
+    """A registered version with its score; rows with another `eval_set_sha256` are not comparable."""
+
+    rank: int
+    model: str
+    version: int
+    aliases: Sequence[str]
+    score: Score
+    decision: str
+    judge: str
+    eval_set_sha256: str
+    evaluation_id: str
+    run_id: str
+    created_at: datetime
+    provenance: Mapping[str, Any]
+
+
+class Model(Answer):
+    """A model: its newest version, and which version holds which alias."""
+
+    name: str
+    latest_version: int
+    aliases: Mapping[str, int]
+
+
+class ModelFile(FileEntry):
+    """One file of a version; its path is checked to stay below the folder that it is written to."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class ModelVersion(Answer):
+    """A version with its files and full provenance."""
+
+    name: str
+    version: int
+    aliases: Sequence[str]
+    manifest_sha256: str
+    files: Sequence[ModelFile]
+    run_id: str
+    evaluation_id: str | None
+    decision: str | None
+    reason: str | None
+    metrics: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+    created_at: datetime
+
+    @property
+    def size_bytes(self) -> int:
+        """All files together."""
+        return sum(file.size_bytes for file in self.files)
+
+
+class Alias(Answer):
+    """Where an alias points."""
+
+    name: str
+    alias: str
+    version: int

@@ -1,0 +1,127 @@
+"""The inside of an exec'd child: talk to the supervisor, leave when told, die with the parent.
+
+The supervisor passes the claim and a pipe in the environment. Its end of our standard input is the lifeline: when it
+closes, the supervisor is gone and so are we.
+"""
+
+import ctypes
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+from uuid import UUID
+
+from tunix_rt_common.db.session import Database, open_database
+from tunix_rt_common.endings import ExitCode
+from tunix_rt_common.errors import InvalidInput, OwnershipLost, TunixError, Unavailable
+from tunix_rt_common.jobreport import CLAIM_VARIABLE, REPORT_FD_VARIABLE, AnyLine, Failure, Progress, Result, Story
+from tunix_rt_common.pipeline import Claim
+from tunix_rt_common.settings import Settings
+from tunix_rt_common.storage import ArtifactStore, open_store
+
+PR_SET_PDEATHSIG = 1
+
+
+class ToldToLeave(Exception):
+    """The supervisor asked us to go, and what we had is kept."""
+
+
+@dataclass(frozen=True)
+class Child:
+    """What a job's code gets: its claim, the database, the store, and a voice."""
+
+    claim: Claim
+    settings: Settings
+    database: Database
+    store: ArtifactStore
+    leaving: threading.Event
+    _pipe: int
+
+    def progress(self, step: int, total_steps: int | None = None, **numbers: float | None) -> None:
+        """Prove progress; numbers become the metrics of that step."""
+        self._say(Progress(step=step, total_steps=total_steps, numbers=numbers))
+
+    def story(self, kind: str, message: str, **detail: Any) -> None:
+        """Tell the user something."""
+        self._say(Story(kind=kind, message=message, detail=detail))
+
+    def result(self, result: dict[str, Any]) -> None:
+        """Hand over what was made."""
+        self._say(Result(result=result))
+
+    def failure(self, message: str) -> None:
+        """Say why it cannot be done."""
+        self._say(Failure(message=message))
+
+    def _say(self, line: AnyLine) -> None:
+        payload = memoryview(line.model_dump_json().encode() + b"\n")
+        while payload:
+            payload = payload[os.write(self._pipe, payload) :]
+
+
+def run_child(work: Callable[[Child], dict[str, Any]]) -> int:
+    """Run a job's code at the edge of its process: the exit code is the ending, and no stack trace is the user's.
+
+    Errors that we did not foresee pass through: their trace goes to the captured logs, and the attempt counts.
+    """
+    child = _connect()
+    try:
+        child.result(work(child))
+    except ToldToLeave:
+        return ExitCode.PREEMPTED
+    except OwnershipLost:
+        return ExitCode.OWNERSHIP_LOST
+    except Unavailable as error:
+        child.failure(str(error))
+        return ExitCode.STORAGE_AWAY
+    except TunixError as error:
+        child.failure(f"{error.field}: {error}" if isinstance(error, InvalidInput) and error.field else str(error))
+        return ExitCode.USER_ERROR
+    except MemoryError as error:
+        child.failure(f"out of memory: {error}; lower train.batch_size or train.max_tokens")
+        return ExitCode.OUT_OF_MEMORY
+    return ExitCode.DONE
+
+
+def describe_claim(claim: Claim) -> str:
+    """The claim as the environment carries it."""
+    return json.dumps(asdict(claim), default=str)
+
+
+def _read_claim(text: str) -> Claim:
+    fields = json.loads(text)
+    for name in ("job_id", "claim_id", "run_id", "dataset_id"):
+        fields[name] = UUID(fields[name]) if fields[name] else None
+    return Claim(**fields)
+
+
+def _connect() -> Child:
+    _die_with_parent()
+    settings = Settings()
+    child = Child(
+        claim=_read_claim(os.environ[CLAIM_VARIABLE]),
+        settings=settings,
+        database=open_database(settings.resolved_database_url),
+        store=open_store(settings.resolved_artifacts_url),
+        leaving=threading.Event(),
+        _pipe=int(os.environ[REPORT_FD_VARIABLE]),
+    )
+    signal.signal(signal.SIGTERM, lambda *_: child.leaving.set())
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_watch_lifeline, name="lifeline", daemon=True).start()
+    return child
+
+
+def _die_with_parent() -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _watch_lifeline() -> None:
+    while os.read(sys.stdin.fileno(), 1):
+        pass
+    os._exit(ExitCode.OWNERSHIP_LOST)

@@ -1,0 +1,89 @@
+"""Outbox to queue, and the sweeper that makes up for everything a queue may lose.
+
+Both are safe when several run: publishing twice rings twice, which a claim survives, and every sweep is one
+compare-and-swap per job.
+"""
+
+import logging
+import threading
+import time
+
+from sqlalchemy import select
+
+from tunix_rt_common import pipeline
+from tunix_rt_common.db.models import OutboxRecord
+from tunix_rt_common.db.session import Database, database_now
+from tunix_rt_common.endings import lease_lost
+from tunix_rt_common.errors import Unavailable
+from tunix_rt_common.messages import MESSAGES
+from tunix_rt_common.queue import Queue
+from tunix_rt_common.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+BATCH = 100
+IDLE_S = 0.1
+
+
+class Relay:
+    """Publishes due doorbells; `nudge()` after a commit spares it the wait."""
+
+    def __init__(self, database: Database, queue: Queue, settings: Settings) -> None:
+        self._database = database
+        self._queue = queue
+        self._settings = settings
+        self._nudged = threading.Event()
+        self._healthy_since: float | None = None
+        self._next_sweep = 0.0
+
+    def nudge(self) -> None:
+        """Something was committed: look now."""
+        self._nudged.set()
+
+    def run(self, stop: threading.Event) -> None:
+        """Publish and sweep until told to stop; an outage is waited out."""
+        while not stop.is_set():
+            try:
+                rung = self.publish_due()
+                self._sweep_when_due()
+            except Unavailable as error:
+                self._healthy_since = None
+                rung = 0
+                logger.warning("relay waits: %s", error)
+            if rung < BATCH:
+                self._nudged.wait(IDLE_S)
+                self._nudged.clear()
+
+    def publish_due(self) -> int:
+        """Ring what is due, then mark it; a crash in between rings twice, which is harmless."""
+        with self._database.reading() as session:
+            if not session.scalar(select(OutboxRecord.id).where(pipeline.is_due(database_now(session))).limit(1)):
+                return 0
+        with self._database.transaction() as session:
+            due = pipeline.is_due(database_now(session))
+            rows = session.scalars(select(OutboxRecord).where(due).order_by(OutboxRecord.id).limit(BATCH)).all()
+            for row in rows:
+                self._queue.publish(MESSAGES[row.kind](job_id=row.job_id))  # type: ignore[index]
+                row.published_at = database_now(session)
+            return len(rows)
+
+    def _sweep_when_due(self) -> None:
+        now = time.monotonic()
+        self._healthy_since = self._healthy_since or now
+        if now < self._next_sweep:
+            return
+        self._next_sweep = now + self._settings.sweep_s
+        with self._database.transaction() as session:
+            pipeline.ring_unheard(session, self._settings.doorbell_s)
+        if now - self._healthy_since >= self._settings.lease_s:
+            self.expire_leases()
+
+    def expire_leases(self) -> int:
+        """Give the jobs of silent workers back; how many there were.
+
+        Called only after one healthy lease time, so that a database outage does not count as everybody's silence.
+        """
+        with self._database.transaction() as session:
+            return sum(
+                pipeline.expire(session, job, lease_lost(job, self._settings)) for job in pipeline.expired(session)
+            )

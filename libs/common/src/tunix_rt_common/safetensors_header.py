@@ -1,0 +1,111 @@
+"""What a safetensors file says it holds, checked in pure Python before any library maps it.
+
+Format: 8 bytes of little-endian header length, a JSON object (name -> dtype, shape, data_offsets), the data. Offsets
+count from the end of the header and must tile the data exactly (https://github.com/huggingface/safetensors#format).
+"""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from tunix_rt_common.errors import UnusableModel
+
+_ITEM_BYTES = {
+    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2"), 1),
+    **dict.fromkeys(("U16", "I16", "F16", "BF16"), 2),
+    **dict.fromkeys(("U32", "I32", "F32"), 4),
+    **dict.fromkeys(("U64", "I64", "F64"), 8),
+}
+_MAX_HEADER_BYTES = 100_000_000
+_PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+
+Tensors = dict[str, tuple[str, tuple[int, ...]]]
+
+
+def check_safetensors(path: Path) -> Tensors:
+    """Return each tensor's (dtype, shape), the dtype as the format spells it ("F32", "BF16", …).
+
+    Reads the header alone: the values may still hold NaN.
+
+    Raises:
+        UnusableModel: the file is missing, is something else, is cut short, or its header lies.
+    """
+    header, data_bytes = _read_header(path)
+    header.pop("__metadata__", None)
+    tensors, spans = {}, []
+    for name, entry in header.items():
+        dtype, shape, begin, end = _entry(path, name, entry)
+        tensors[name] = (dtype, shape)
+        spans.append((begin, end, name))
+    _check_tiling(path, sorted(spans), data_bytes)
+    return tensors
+
+
+def _read_header(path: Path) -> tuple[dict[str, Any], int]:
+    """Return the parsed header and the number of bytes that follow it."""
+    try:
+        with path.open("rb") as file:
+            prefix = file.read(8)
+            left = path.stat().st_size - 8
+            length = int.from_bytes(prefix, "little")
+            if prefix.startswith(_PICKLE_STARTS):
+                raise _unusable(path, "is a pickle, which is never loaded")
+            if left < 0:
+                raise _unusable(path, f"has {len(prefix)} bytes, fewer than a safetensors file begins with")
+            if length > min(left, _MAX_HEADER_BYTES):
+                raise _unusable(path, f"claims a header of {length} bytes, but only {left} bytes follow")
+            text = file.read(length)
+    except OSError as error:
+        raise _unusable(path, f"cannot be read ({error.strerror})") from error
+    return _parse(path, text), left - length
+
+
+def _parse(path: Path, text: bytes) -> dict[str, Any]:
+    def refuse_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(dict(pairs)) != len(pairs):
+            raise ValueError("a name is given twice")
+        return dict(pairs)
+
+    try:
+        header = json.loads(text, object_pairs_hook=refuse_doubles)
+    except (ValueError, RecursionError) as error:
+        raise _unusable(path, f"has a header that is not JSON ({error})") from error
+    if not isinstance(header, dict):
+        raise _unusable(path, "has a header that is not a JSON object")
+    return header
+
+
+def _entry(path: Path, name: str, entry: object) -> tuple[str, tuple[int, ...], int, int]:
+    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+        raise _unusable(path, f"describes tensor {name} without exactly dtype, shape and data_offsets")
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in _ITEM_BYTES:
+        raise _unusable(path, f"gives tensor {name} the unknown dtype {dtype!r}")
+    if not _are_counts(shape):
+        raise _unusable(path, f"gives tensor {name} the shape {shape!r}, which is not a list of sizes")
+    if not _are_counts(offsets) or len(offsets) != 2:
+        raise _unusable(path, f"gives tensor {name} the data_offsets {offsets!r}, which are not [begin, end]")
+    begin, end = offsets
+    if end - begin != math.prod(shape) * _ITEM_BYTES[dtype]:
+        raise _unusable(path, f"gives tensor {name} {end - begin} bytes, which is not {dtype} of shape {shape}")
+    return dtype, tuple(shape), begin, end
+
+
+def _are_counts(value: object) -> bool:
+    return isinstance(value, list) and all(type(item) is int and item >= 0 for item in value)
+
+
+def _check_tiling(path: Path, spans: list[tuple[int, int, str]], data_bytes: int) -> None:
+    position = 0
+    for begin, end, name in spans:
+        if begin != position:
+            fault = "overlaps the tensor before it" if begin < position else "leaves a gap before it"
+            raise _unusable(path, f"has a tensor {name} that {fault} (byte {begin}, expected {position})")
+        position = end
+    if position != data_bytes:
+        raise _unusable(path, f"describes {position} bytes of tensors but holds {data_bytes}: it was cut or padded")
+
+
+def _unusable(path: Path, fault: str) -> UnusableModel:
+    return UnusableModel(f"{path.name} {fault}: copy the file again, or save the model as safetensors")

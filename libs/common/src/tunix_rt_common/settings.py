@@ -1,0 +1,70 @@
+"""Settings of every service, from `TUNIX_RT_*` environment variables.
+
+Three URLs are the only difference between a laptop and a cluster. Resolved once at a process's entry, then passed on.
+"""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+Seconds = PositiveFloat
+
+
+class Settings(BaseSettings):
+    """One frozen value per process; unset URLs point into `home`."""
+
+    model_config = SettingsConfigDict(env_prefix="TUNIX_RT_", frozen=True, extra="ignore", protected_namespaces=())
+
+    home: Path = Field(Path("~/.tunix-rt"), description="folder of the embedded world's files")
+    database_url: str | None = None
+    queue_url: str = "inline://"
+    artifacts_url: str | None = None
+
+    lease_s: Seconds = Field(20.0, description="a job whose worker is silent for this long is given to another")
+    heartbeat_s: Seconds = Field(1.0, description="between heartbeats; also how fast a cancel is seen")
+    sweep_s: Seconds = Field(2.0, description="between looks for expired leases and unheard doorbells")
+    doorbell_s: Seconds = Field(60.0, description="a queued job not claimed for this long is announced again")
+    stop_grace_s: Seconds = Field(6.0, description="a child told to stop has this long to save a checkpoint and leave")
+    progress_timeout_s: Seconds = Field(900.0, description="a child that reports nothing for this long is hung")
+    retry_delay_s: Annotated[float, Field(ge=0)] = Field(1.0, description="first back-off; doubles with each attempt")
+    max_attempts: PositiveInt = Field(8, description="counted attempts of one job before it is quarantined")
+    max_stalled_attempts: PositiveInt = Field(3, description="attempts in a row that may end at one and the same step")
+    keep_checkpoints: PositiveInt = Field(2, description="checkpoints of a run kept while it trains")
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65_535)] = 8321
+    allowed_hosts: tuple[str, ...] = Field(("127.0.0.1", "localhost"), description="Host headers the API answers to")
+    model_roots: tuple[Path, ...] = Field((), description="folders under which a run may name a model directory")
+
+    @cached_property
+    def home_dir(self) -> Path:
+        """The home folder, absolute."""
+        return self.home.expanduser().absolute()
+
+    @cached_property
+    def resolved_database_url(self) -> str:
+        """The database's URL; by default a SQLite file in `home`."""
+        return self.database_url or f"sqlite:///{self.home_dir}/tunix-rt.db"
+
+    @cached_property
+    def resolved_artifacts_url(self) -> str:
+        """The artifact store's URL; by default a folder in `home`."""
+        return self.artifacts_url or f"file://{self.home_dir}/artifacts"
+
+    @cached_property
+    def scratch_dir(self) -> Path:
+        """Where children keep files that nobody else reads."""
+        return self.home_dir / "scratch"
+
+    def child_environment(self) -> dict[str, str]:
+        """The variables that make a child process resolve to the same settings."""
+        return {
+            "TUNIX_RT_HOME": str(self.home_dir),
+            "TUNIX_RT_DATABASE_URL": self.resolved_database_url,
+            "TUNIX_RT_QUEUE_URL": self.queue_url,
+            "TUNIX_RT_ARTIFACTS_URL": self.resolved_artifacts_url,
+            "TUNIX_RT_KEEP_CHECKPOINTS": str(self.keep_checkpoints),
+        }

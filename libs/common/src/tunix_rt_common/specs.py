@@ -1,0 +1,172 @@
+"""What a user asks for: frozen, complete, refused at the door when wrong.
+
+Every spec forbids unknown fields and non-finite numbers, so a typo or a NaN is a 422 that names the field, never a
+surprise an hour into a run.
+"""
+
+from typing import Annotated, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$", description="lower-case letters, digits, . _ -")]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+Target = Literal["trace", "answer"]
+Preset = Literal["tiny", "small"]
+PRESET_NAMES: tuple[Preset, ...] = get_args(Preset)
+
+
+class Spec(BaseModel):
+    """Base of all specs: immutable, strict about names and numbers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+
+
+class LoraSpec(Spec):
+    """Low-rank adapters (Hu et al. 2021, arXiv:2106.09685): W + (alpha / rank) B A, only A and B train."""
+
+    rank: Annotated[int, Field(ge=1, le=1024)] = 8
+    alpha: Annotated[float, Field(gt=0, le=4096)] = 16.0
+    targets: tuple[Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"], ...] = (
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+        "gate_proj",
+        "up_proj",
+        "down_proj",
+    )
+
+    @model_validator(mode="after")
+    def _targets_are_given_once(self) -> "LoraSpec":
+        if not self.targets or len(set(self.targets)) != len(self.targets):
+            raise ValueError("name at least one target, each once")
+        return self
+
+
+class ScheduleSpec(Spec):
+    """Linear warm-up to the learning rate, then cosine or linear decay to `final_fraction` of it, or constant."""
+
+    kind: Literal["constant", "linear", "cosine"] = "cosine"
+    warmup_steps: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    final_fraction: Annotated[float, Field(ge=0, le=1)] = 0.1
+
+
+class OptimizerSpec(Spec):
+    """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101) with clipping by global norm."""
+
+    learning_rate: Annotated[float, Field(gt=0, le=10)] = 1e-3
+    schedule: ScheduleSpec = ScheduleSpec()
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.95
+    epsilon: Annotated[float, Field(gt=0, le=1e-2)] = 1e-8
+    weight_decay: Annotated[float, Field(ge=0, le=10)] = 0.0
+    clip_norm: Annotated[float, Field(gt=0, le=1e6)] = 1.0
+
+
+class SftSpec(Spec):
+    """Supervised fine-tuning: next-token loss on the completion alone.
+
+    One optimizer step sees `batch_size` rows, in `accumulation` micro-batches; `epochs` or `max_steps` ends the run,
+    whichever comes first. Rows longer than `max_tokens` (or the model's context) are dropped, counted and reported.
+    """
+
+    method: Literal["sft"] = "sft"
+    engine: Literal["jax", "tunix"] = "jax"
+    target: Target = "trace"
+    epochs: Annotated[float, Field(gt=0, le=10_000)] = 1.0
+    max_steps: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
+    batch_size: Annotated[int, Field(ge=1, le=65_536)] = 32
+    accumulation: Annotated[int, Field(ge=1, le=4096)] = 1
+    max_tokens: Annotated[int, Field(ge=8, le=1_048_576)] = 512
+    optimizer: OptimizerSpec = OptimizerSpec()
+    lora: LoraSpec | None = None
+    checkpoint_every: Annotated[int, Field(ge=1, le=10_000_000)] = 200
+    validate_every: Annotated[int, Field(ge=1, le=10_000_000)] = 200
+    seed: Seed = 0
+
+    @model_validator(mode="after")
+    def _micro_batches_are_equal(self) -> "SftSpec":
+        if self.batch_size % self.accumulation:
+            raise ValueError(
+                f"batch_size {self.batch_size} is not divisible by accumulation {self.accumulation}: "
+                "choose a divisor of the batch size"
+            )
+        return self
+
+
+class SamplingSpec(Spec):
+    """How completions are drawn. Temperature 0 is greedy; top_k 0 and top_p 1 leave the distribution as it is."""
+
+    max_new_tokens: Annotated[int, Field(ge=1, le=131_072)] = 256
+    temperature: Annotated[float, Field(ge=0, le=10)] = 0.0
+    top_k: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    stop: tuple[Annotated[str, Field(min_length=1, max_length=200)], ...] = ()
+    seed: Seed = 0
+
+
+class EvalSpec(Spec):
+    """On which rows a model is judged, how it answers, and who judges."""
+
+    split: Literal["train", "validation", "test"] = "test"
+    dataset: str | None = Field(None, description="NAME, NAME@VERSION or id; the run's own dataset unless given")
+    limit: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    judge: Literal["answer_correctness@1"] = "answer_correctness@1"
+    sampling: SamplingSpec = SamplingSpec()
+    batch_size: Annotated[int, Field(ge=1, le=4096)] = 64
+
+
+class GatePolicy(Spec):
+    """When a candidate may replace its baseline.
+
+    GO needs the lower end of the paired difference's interval above `-margin`; NO-GO needs its upper end below it;
+    anything else is INCONCLUSIVE, and so is a share of unscored items above `max_unscored`.
+    """
+
+    margin: Annotated[float, Field(ge=0, le=1)] = 0.02
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    min_items: Annotated[int, Field(ge=1, le=1_000_000)] = 20
+    max_unscored: Annotated[float, Field(ge=0, le=1)] = 0.05
+    min_accuracy: Annotated[float, Field(ge=0, le=1)] = 0.0
+
+
+class DatasetSpec(Spec):
+    """Which traces become a dataset version, and how they are split.
+
+    All traces of one prompt land in one split. `limit` counts traces; `latest` takes the newest, `random` draws by
+    `seed`, `all` keeps the order of arrival.
+    """
+
+    name: Name
+    select: Literal["all", "random", "latest"] = "all"
+    limit: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
+    filters: dict[str, str] = Field(default_factory=dict, description="source, or meta.KEY, to the value it must have")
+    validation_fraction: Annotated[float, Field(ge=0, le=1)] = 0.05
+    test_fraction: Annotated[float, Field(ge=0, le=1)] = 0.05
+    rows_per_shard: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
+    seed: Seed = 0
+
+    @model_validator(mode="after")
+    def _splits_fit(self) -> "DatasetSpec":
+        if self.validation_fraction + self.test_fraction > 1:
+            raise ValueError("validation_fraction and test_fraction add up to more than 1: lower one of them")
+        for key in self.filters:
+            if key != "source" and not key.startswith("meta."):
+                raise ValueError(f"unknown filter {key!r}: use source, or meta.KEY")
+        return self
+
+
+class RunSpec(Spec):
+    """One run: train a model on a dataset, judge it, gate it, register it.
+
+    `base_model` is a preset, NAME@ALIAS or NAME@VERSION of the registry, or a Hugging Face directory.
+    """
+
+    dataset: str = Field(min_length=1, max_length=200, description="NAME, NAME@VERSION or id")
+    base_model: str = Field(min_length=1, max_length=4096)
+    train: SftSpec = SftSpec()
+    evaluate: EvalSpec | None = EvalSpec()
+    gate: GatePolicy = GatePolicy()
+    model_name: Name | None = Field(None, description="registry name; the dataset's name unless given")
+    alias: Name = "champion"
+    promote: bool = Field(default=True, description="move the alias when the verdict is GO")

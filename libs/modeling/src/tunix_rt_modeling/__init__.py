@@ -1,0 +1,1 @@
+"""The JAX language model of Tunix RT: Hugging Face directories, LoRA, sampling. Imports of ours: specs and errors."""

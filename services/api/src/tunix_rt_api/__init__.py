@@ -1,0 +1,1 @@
+"""The API service: accepts work in one transaction, shows everything, holds no JAX."""

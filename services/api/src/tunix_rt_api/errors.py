@@ -1,0 +1,67 @@
+"""The HTTP edge: every error becomes problem+json (RFC 9457) that says what to do."""
+
+import logging
+from collections.abc import Iterable, Mapping
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from tunix_rt_common.errors import InvalidInput, TunixError
+
+logger = logging.getLogger(__name__)
+
+RETRY_AFTER_S = "2"
+
+
+def install(app: FastAPI) -> None:
+    """Teach the application to answer with problems."""
+    app.add_exception_handler(TunixError, _tunix_error)
+    app.add_exception_handler(RequestValidationError, _validation_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(Exception, _unforeseen)
+
+
+def problem(
+    status: int, detail: str, errors: list[dict[str, str]] | None = None, headers: Mapping[str, str] | None = None
+) -> JSONResponse:
+    """A problem document."""
+    title = HTTPStatus(status).phrase
+    body: dict[str, Any] = {"type": "about:blank", "title": title, "status": status, "detail": detail}
+    if errors:
+        body["errors"] = errors
+    return JSONResponse(body, status, dict(headers or {}), media_type="application/problem+json")
+
+
+def field_errors(errors: Iterable[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """Field and message of each validation error; the offending value is left out, it may be huge or not JSON."""
+    return [{"field": ".".join(map(str, error["loc"])), "message": str(error["msg"])} for error in errors]
+
+
+async def _tunix_error(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, TunixError)  # noqa: S101
+    named = isinstance(error, InvalidInput) and error.field
+    fields = [{"field": named, "message": str(error)}] if named else None
+    headers = {"Retry-After": RETRY_AFTER_S} if error.retryable else None
+    return problem(error.status, str(error), fields, headers)
+
+
+async def _validation_error(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)  # noqa: S101
+    errors = field_errors(error.errors())
+    summary = "; ".join(f"{row['field']}: {row['message']}" for row in errors[:3])
+    return problem(HTTPStatus.UNPROCESSABLE_ENTITY, f"{summary} (see /docs for what is expected)", errors)
+
+
+async def _http_error(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)  # noqa: S101
+    detail = "no such page: /docs lists what there is" if error.status_code == HTTPStatus.NOT_FOUND else error.detail
+    return problem(error.status_code, detail, headers=error.headers)
+
+
+async def _unforeseen(request: Request, error: Exception) -> JSONResponse:
+    logger.error("unforeseen error in %s %s", request.method, request.url.path, exc_info=error)
+    return problem(HTTPStatus.INTERNAL_SERVER_ERROR, "an error on our side; the server's log has the details")

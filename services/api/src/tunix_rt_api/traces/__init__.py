@@ -1,0 +1,1 @@
+"""Traces: reading them from foreign formats, storing and listing them."""

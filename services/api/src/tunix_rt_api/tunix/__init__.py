@@ -1,0 +1,1 @@
+"""The five endpoints of the earlier system, as a thin router over today's services."""

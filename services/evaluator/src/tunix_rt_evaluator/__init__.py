@@ -1,0 +1,1 @@
+"""The evaluator service: generates, judges, and rules by the gate."""

@@ -1,0 +1,93 @@
+"""`python -m tunix_rt_evaluator.job`: one evaluation attempt, in a process of its own.
+
+The candidate answers the evaluation set; so does the baseline where it has no report on the same questions under the
+same conditions. The gate then compares the two reports.
+"""
+
+import shutil
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from tunix_rt_common.child import Child, ToldToLeave, run_child
+from tunix_rt_common.datasets import DatasetManifest, DatasetRow, read_rows
+from tunix_rt_common.db.models import RunRecord
+from tunix_rt_common.errors import UnusableData
+from tunix_rt_common.reports import EvalReport
+from tunix_rt_common.specs import EvalSpec, RunSpec
+from tunix_rt_common.storage.bundle import FolderManifest, fetch_folder
+from tunix_rt_evaluator.evaluation import build_report
+from tunix_rt_evaluator.gate import decide
+from tunix_rt_evaluator.generation import answer_all
+from tunix_rt_modeling import huggingface
+
+
+def evaluate_run(child: Child) -> dict[str, Any]:
+    """Generate, judge, gate; where report and verdict are stored."""
+    with child.database.reading() as session:
+        run = session.get_one(RunRecord, child.claim.run_id)
+        spec, pins = RunSpec.model_validate(run.spec), run.pins
+    assert spec.evaluate is not None  # noqa: S101
+    manifest = child.store.get_document(DatasetManifest, pins["eval_dataset"]["manifest_sha256"])
+    rows = _rows(child, manifest, spec.evaluate)
+    candidate = _report(child, child.claim.payload["manifest_sha256"], rows, spec.evaluate, manifest.dataset_sha256)
+    baseline = _baseline_report(child, pins["baseline"], candidate, rows, spec.evaluate)
+    verdict = decide(baseline, candidate, spec.gate)
+    return {
+        "report_sha256": child.store.put_document(candidate),
+        "verdict_sha256": child.store.put_document(verdict),
+    }
+
+
+def _rows(child: Child, manifest: DatasetManifest, spec: EvalSpec) -> list[DatasetRow]:
+    shards = [shard for shard in manifest.shards if shard.split == spec.split]
+    rows = [row for shard in shards for row in read_rows(child.store.read(shard.sha256).splitlines())]
+    if not rows:
+        raise UnusableData(
+            f"split {spec.split!r} of {manifest.name}@{manifest.version} has no rows: build the dataset with a larger "
+            f"{spec.split} fraction, or evaluate on another split",
+            field="evaluate.split",
+        )
+    return rows[: spec.limit]
+
+
+def _report(
+    child: Child, model_sha256: str, rows: Sequence[DatasetRow], spec: EvalSpec, dataset_sha256: str
+) -> EvalReport:
+    folder = child.settings.scratch_dir / "evaluations" / f"{child.claim.claim_id}-{model_sha256[:12]}"
+    try:
+        fetch_folder(child.store, child.store.get_document(FolderManifest, model_sha256), folder)
+        model = huggingface.load(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+    def on_progress(done: int, total: int) -> None:
+        child.progress(done, total)
+        if child.leaving.is_set():
+            raise ToldToLeave
+
+    child.story("generating", f"model {model_sha256[:12]} answers {len(rows)} prompts of split {spec.split}")
+    answers = answer_all(model, rows, spec, on_progress)
+    return build_report(rows, answers, spec, model_sha256=model_sha256, dataset_sha256=dataset_sha256)
+
+
+def _baseline_report(
+    child: Child, pin: dict[str, Any] | None, candidate: EvalReport, rows: Sequence[DatasetRow], spec: EvalSpec
+) -> EvalReport | None:
+    """The baseline's own report where it was asked the same questions in the same way; a new one otherwise."""
+    if pin is None:
+        return None
+    if pin["report_sha256"]:
+        report = child.store.get_document(EvalReport, pin["report_sha256"])
+        if _asked_alike(report, candidate):
+            return report
+        child.story("baseline", f"version {pin['version']} was asked other questions before: asking it these")
+    return _report(child, pin["manifest_sha256"], rows, spec, candidate.dataset_sha256)
+
+
+def _asked_alike(one: EvalReport, other: EvalReport) -> bool:
+    return (one.eval_set_sha256, one.judge, one.sampling) == (other.eval_set_sha256, other.judge, other.sampling)
+
+
+if __name__ == "__main__":
+    sys.exit(run_child(evaluate_run))

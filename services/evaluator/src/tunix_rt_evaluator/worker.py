@@ -1,0 +1,13 @@
+"""The evaluator's worker: serves its queue until it is told to stop. Holds no JAX; its children do."""
+
+import threading
+from collections.abc import Callable
+
+from tunix_rt_common.queue import Queue
+from tunix_rt_common.supervisor import Supervisor, World
+from tunix_rt_evaluator.handlers import JOBS
+
+
+def serve(world: World, queue: Queue, stop: threading.Event, notify: Callable[[], None]) -> None:
+    """Handle evaluation messages, one run at a time."""
+    queue.serve("evaluate", Supervisor(world, dict(JOBS), stop, notify).handle, stop)

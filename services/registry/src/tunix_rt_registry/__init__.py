@@ -1,0 +1,1 @@
+"""The registry service: everything versioned. Builds datasets, registers model versions, moves aliases."""

@@ -1,0 +1,160 @@
+"""Rows into JSONL shards in a directory, hashed while they are written, with the manifest that lists them."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Self
+
+from tunix_rt_common.datasets import (
+    SPLITS,
+    DatasetManifest,
+    DatasetRow,
+    DatasetStatistics,
+    Provenance,
+    ShardEntry,
+    Split,
+    SplitCounts,
+    StatisticsTally,
+    dataset_digest,
+)
+from tunix_rt_common.errors import UnusableData
+from tunix_rt_common.specs import DatasetSpec
+
+
+class ShardWriter:
+    """Writes rows to `{split}-{number}.jsonl` in a fresh directory, at most one open file and one row held per split.
+
+    Use it in a `with`; `entries` is complete after it.
+    """
+
+    def __init__(self, folder: Path, rows_per_shard: int) -> None:
+        self._folder = folder
+        self._rows_per_shard = rows_per_shard
+        self._open: dict[Split, _Shard] = {}
+        self._done: list[ShardEntry] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for split in list(self._open):
+            self._close(split)
+
+    @property
+    def entries(self) -> tuple[ShardEntry, ...]:
+        """The closed shards: train, validation, test, each in order of writing."""
+        return tuple(sorted(self._done, key=lambda entry: SPLITS.index(entry.split)))
+
+    def add(self, split: Split, row: DatasetRow) -> None:
+        """Append a row to its split's shard.
+
+        Raises:
+            FileExistsError: the directory already holds a shard of this name.
+        """
+        if split not in self._open:
+            number = sum(entry.split == split for entry in self._done)
+            self._open[split] = _Shard(self._folder / f"{split}-{number:05d}.jsonl", split)
+        shard = self._open[split]
+        shard.write(row.line())
+        if shard.rows == self._rows_per_shard:
+            self._close(split)
+
+    def _close(self, split: Split) -> None:
+        self._done.append(self._open.pop(split).close())
+
+
+class _Shard:
+    """One file being written."""
+
+    def __init__(self, path: Path, split: Split) -> None:
+        self._path = path
+        self._split = split
+        self._file: BinaryIO = path.open("xb")
+        self._sha256 = hashlib.sha256()
+        self._size_bytes = 0
+        self.rows = 0
+
+    def write(self, line: bytes) -> None:
+        self._file.write(line)
+        self._sha256.update(line)
+        self._size_bytes += len(line)
+        self.rows += 1
+
+    def close(self) -> ShardEntry:
+        self._file.close()
+        return ShardEntry(
+            path=self._path.name,
+            split=self._split,
+            rows=self.rows,
+            size_bytes=self._size_bytes,
+            sha256=self._sha256.hexdigest(),
+        )
+
+
+@dataclass(frozen=True)
+class BuiltShards:
+    """What one pass over the rows leaves: the shards and all that the manifest says about them."""
+
+    shards: tuple[ShardEntry, ...]
+    splits: Mapping[Split, SplitCounts]
+    statistics: DatasetStatistics
+    selection_sha256: str
+
+    def manifest(
+        self, spec: DatasetSpec, *, code_version: str, created_at: datetime, version: int | None = None
+    ) -> DatasetManifest:
+        """Return the manifest of these shards, built for this spec."""
+        return DatasetManifest(
+            name=spec.name,
+            version=version,
+            spec=spec,
+            shards=self.shards,
+            dataset_sha256=dataset_digest(self.shards),
+            splits=dict(self.splits),
+            statistics=self.statistics,
+            provenance=Provenance(
+                trace_count=self.statistics.rows,
+                selection_sha256=self.selection_sha256,
+                filters=spec.filters,
+                seed=spec.seed,
+                code_version=code_version,
+            ),
+            created_at=created_at,
+        )
+
+
+def build_shards(
+    rows: Iterable[DatasetRow], splits: Mapping[str, Split], folder: Path, rows_per_shard: int
+) -> BuiltShards:
+    """Write the rows, in one pass and in their order, to shards of the splits that their groups have.
+
+    Memory is of the order of the groups, not of the rows. `folder` must exist and be empty.
+
+    Raises:
+        UnusableData: there are no rows.
+    """
+    tally, selection, counts = StatisticsTally(), hashlib.sha256(), Counter[Split]()
+    met: set[str] = set()
+    with ShardWriter(folder, rows_per_shard) as writer:
+        for row in rows:
+            split = splits[row.group]
+            writer.add(split, row)
+            tally.add(row)
+            selection.update(f"{row.row_id}\n".encode())
+            counts[split] += 1
+            met.add(row.group)
+    if not met:
+        raise UnusableData("no trace is selected: import traces first, or loosen the dataset's filters")
+    groups = Counter(splits[group] for group in met)
+    return BuiltShards(
+        shards=writer.entries,
+        splits={split: SplitCounts(rows=counts[split], groups=groups[split]) for split in SPLITS},
+        statistics=tally.result(groups=len(met)),
+        selection_sha256=selection.hexdigest(),
+    )

@@ -1,0 +1,13 @@
+"""The registry's worker: serves its queue until it is told to stop."""
+
+import threading
+from collections.abc import Callable
+
+from tunix_rt_common.queue import Queue
+from tunix_rt_common.supervisor import Supervisor, World
+from tunix_rt_registry.handlers import JOBS
+
+
+def serve(world: World, queue: Queue, stop: threading.Event, notify: Callable[[], None]) -> None:
+    """Handle the registry's messages, one at a time."""
+    queue.serve("registry", Supervisor(world, dict(JOBS), stop, notify).handle, stop)

@@ -1,0 +1,19 @@
+"""What the trainer does for its one kind of job: an exec'd child trains, and its result leads to the next stage."""
+
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from tunix_rt_common.db.models import RunRecord
+from tunix_rt_common.messages import JobKind
+from tunix_rt_common.pipeline import Claim, NewJob
+from tunix_rt_common.supervisor import ChildJob, World
+
+
+def after_training(_: World, session: Session, claim: Claim, result: dict[str, Any]) -> list[NewJob]:
+    """Evaluate what was trained, or register it as it is when no evaluation was asked for."""
+    run = session.get_one(RunRecord, claim.run_id)
+    return [NewJob("evaluate" if run.spec["evaluate"] else "register", payload=result, run_id=run.id)]
+
+
+JOBS: dict[JobKind, ChildJob] = {"train": ChildJob("tunix_rt_trainer.job", after_training)}

@@ -1,0 +1,150 @@
+"""`python -m tunix_rt_trainer.job`: one training attempt, in a process of its own.
+
+Here compute and I/O meet: inputs come from the store, the engine turns them into steps, checkpoints and the final
+model go back to the store.
+"""
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from tunix_rt_common.child import Child, ToldToLeave, run_child
+from tunix_rt_common.db.models import MetricRecord, RunRecord
+from tunix_rt_common.errors import UnusableData
+from tunix_rt_common.specs import RunSpec, SftSpec
+from tunix_rt_common.storage.bundle import put_folder
+from tunix_rt_modeling import huggingface, lora
+from tunix_rt_modeling.transformer import parameter_count
+from tunix_rt_trainer.engine import loop, state
+from tunix_rt_trainer.engine.examples import EncodedRows, encode_rows
+from tunix_rt_trainer.engine.loop import Hook, TrainingData
+from tunix_rt_trainer.engine.progress import StepInfo
+from tunix_rt_trainer.engine.state import TrainState
+from tunix_rt_trainer.inputs import RunInputs, load_inputs
+from tunix_rt_trainer.publishing import CheckpointPublisher
+
+OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"
+
+
+def train_run(child: Child) -> dict[str, Any]:
+    """Train the claimed run to its end; where the model is stored, and what was measured."""
+    with child.database.reading() as session:
+        run = session.get_one(RunRecord, child.claim.run_id)
+        spec, pins = RunSpec.model_validate(run.spec), run.pins
+    scratch = _fresh_scratch(child)
+    try:
+        inputs = load_inputs(child.store, spec, pins, scratch)
+        child.progress(0)
+        finished, measured = _train(child, spec.train, inputs, scratch)
+        return _export(child, inputs, finished, spec.train, scratch) | {"metrics": measured}
+    except jax.errors.JaxRuntimeError as error:
+        raise (MemoryError(OUT_OF_MEMORY) if OUT_OF_MEMORY in str(error) else error) from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _fresh_scratch(child: Child) -> Path:
+    """A folder for this attempt alone; what earlier attempts left behind goes."""
+    runs = child.settings.scratch_dir / "runs" / str(child.claim.run_id)
+    shutil.rmtree(runs, ignore_errors=True)
+    scratch = runs / f"fence-{child.claim.fence}"
+    scratch.mkdir(parents=True)
+    return scratch
+
+
+def _train(child: Child, spec: SftSpec, inputs: RunInputs, scratch: Path) -> tuple[TrainState, dict[str, Any]]:
+    config = inputs.model.config
+    data = _encode(child, spec, inputs)
+    started = state.init(config, spec, inputs.model.params)
+    publisher = CheckpointPublisher(child, scratch, spec.seed, inputs.digests)
+    current = publisher.restore(started) or started
+
+    def save(info: StepInfo, current: TrainState) -> None:
+        publisher.publish(info.step, current)
+
+    def leave(info: StepInfo, current: TrainState) -> None:
+        publisher.publish(info.step, current)
+        raise ToldToLeave
+
+    steps = loop.train(config, spec, current, data, save, hooks=(Hook(run=leave, when=child.leaving.is_set),))
+    last: dict[str, Any] = {}
+    while True:
+        try:
+            info = next(steps)
+        except StopIteration as end:
+            return end.value, _measured(child, last)
+        _report(child, info)
+        last |= {name: value for name, value in vars(info).items() if value is not None}
+
+
+def _encode(child: Child, spec: SftSpec, inputs: RunInputs) -> TrainingData:
+    def encode(split: str, rows: Any) -> EncodedRows:
+        encoded = encode_rows(rows, inputs.model.tokenizer, inputs.template, spec, inputs.model.config)
+        report = encoded.report
+        story = f"{split}: {report.kept} of {report.rows} rows, {report.trained_tokens} trained tokens"
+        dropped = report.dropped_long
+        if dropped:
+            shown = ", ".join(map(str, dropped[:20])) + (" …" if len(dropped) > 20 else "")
+            story += f"; {len(dropped)} rows are too long and dropped ({shown}): raise max_tokens to keep them"
+        child.story("encoded", story, split=split, rows=report.rows, kept=report.kept, dropped=len(dropped))
+        return encoded
+
+    train = encode("train", inputs.train_rows)
+    if not inputs.validation_rows:
+        return TrainingData(train)
+    try:
+        return TrainingData(train, encode("validation", inputs.validation_rows))
+    except UnusableData as error:
+        child.story("no_validation", f"no validation loss will be reported: {error}")
+        return TrainingData(train)
+
+
+def _report(child: Child, info: StepInfo) -> None:
+    child.progress(
+        info.step,
+        info.total_steps,
+        loss=info.loss,
+        learning_rate=info.learning_rate,
+        gradient_norm=info.gradient_norm,
+        tokens_per_s=info.tokens_per_s,
+        eta_s=info.eta_s,
+        validation_loss=info.validation_loss,
+    )
+
+
+def _measured(child: Child, last: dict[str, Any]) -> dict[str, Any]:
+    """The numbers that a version is registered with; losses in nats per trained token."""
+    with child.database.reading() as session:
+        untrained = session.get(MetricRecord, (child.claim.run_id, 0))
+        base_loss = untrained.numbers.get("validation_loss") if untrained else None
+    return {
+        "steps": last.get("step"),
+        "train_loss": last.get("loss"),
+        "validation_loss": last.get("validation_loss"),
+        "base_validation_loss": base_loss,
+    }
+
+
+def _export(child: Child, inputs: RunInputs, finished: TrainState, spec: SftSpec, scratch: Path) -> dict[str, Any]:
+    """Store the trained model as a Hugging Face directory, adapters merged into it."""
+    params = finished.params
+    if spec.lora and finished.lora is not None:
+        params = lora.merge(params, finished.lora, lora.scale(spec.lora))
+    folder = scratch / "model"
+    huggingface.save(folder, inputs.model.config, params, inputs.model.tokenizer)
+    return {
+        "manifest_sha256": child.store.put_document(put_folder(child.store, folder)),
+        "parameters": parameter_count(params),
+        "environment": {
+            "jax": jax.__version__,
+            "device": jax.devices()[0].device_kind,
+            "python": sys.version.split()[0],
+        },
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(run_child(train_run))

@@ -1,0 +1,13 @@
+"""The trainer's worker: serves its queue until it is told to stop. Holds no JAX; its children do."""
+
+import threading
+from collections.abc import Callable
+
+from tunix_rt_common.queue import Queue
+from tunix_rt_common.supervisor import Supervisor, World
+from tunix_rt_trainer.handlers import JOBS
+
+
+def serve(world: World, queue: Queue, stop: threading.Event, notify: Callable[[], None]) -> None:
+    """Handle training messages, one run at a time."""
+    queue.serve("train", Supervisor(world, dict(JOBS), stop, notify).handle, stop)

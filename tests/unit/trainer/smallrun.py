@@ -1,0 +1,88 @@
+"""A run small enough for a test; as a program, the second life of one: `smallrun.py {full|lora} CHECKPOINT RESULT.npz`."""
+
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from tunix_rt_common.specs import LoraSpec, OptimizerSpec, ScheduleSpec, SftSpec
+from tunix_rt_modeling.config import ModelConfig
+from tunix_rt_modeling.transformer import init_params
+from tunix_rt_trainer.engine import checkpoints, loop, state
+from tunix_rt_trainer.engine.examples import EncodedRows, EncodingReport
+
+CONFIG = ModelConfig(
+    vocab_size=61,
+    hidden_size=32,
+    intermediate_size=48,
+    num_layers=2,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=8,
+    max_positions=64,
+    tie_embeddings=True,
+)
+STEPS = 20
+SPEC = SftSpec(
+    batch_size=4,
+    accumulation=2,
+    epochs=1000,
+    max_steps=STEPS,
+    max_tokens=64,
+    checkpoint_every=11,
+    validate_every=7,
+    optimizer=OptimizerSpec(weight_decay=0.1, schedule=ScheduleSpec(warmup_steps=3)),
+    seed=5,
+)
+SPECS = {"full": SPEC, "lora": SPEC.model_copy(update={"lora": LoraSpec(rank=4)})}
+
+
+def make_rows(count: int, *, seed: int = 0, shortest: int = 6, longest: int = 30) -> EncodedRows:
+    """Rows that count upwards modulo 50 from a random start, so that there is something to learn."""
+    random = np.random.default_rng(seed)
+    lengths = random.integers(shortest, longest + 1, size=count)
+    token_ids = tuple(
+        ((np.arange(n) + start) % 50).astype(np.int32)
+        for n, start in zip(lengths, random.integers(0, 50, count), strict=True)
+    )
+    masks = tuple(np.arange(n) >= 3 for n in lengths)
+    report = EncodingReport(count, count, (), int(lengths.sum()), int((lengths - 3).sum()))
+    return EncodedRows(tuple(f"row-{number}" for number in range(count)), token_ids, masks, report)
+
+
+def fresh_state(spec: SftSpec) -> state.TrainState:
+    return state.init(CONFIG, spec, init_params(CONFIG, jax.random.key(1)))
+
+
+def inputs(spec: SftSpec) -> checkpoints.Inputs:
+    return checkpoints.Inputs(
+        spec_sha256=checkpoints.spec_sha256(spec), dataset_sha256="d", tokenizer_sha256="t", base_model_sha256="b"
+    )
+
+
+def finish(spec: SftSpec, start: state.TrainState, data: loop.TrainingData, save=lambda *_: None, hooks=()):
+    """Train to the end; returns all infos and the last state."""
+    infos, training = [], loop.train(CONFIG, spec, start, data, save, hooks)
+    while True:
+        try:
+            infos.append(next(training))
+        except StopIteration as end:
+            return infos, end.value
+
+
+def as_arrays(of: state.TrainState) -> dict[str, np.ndarray]:
+    """All arrays of the state by their path, for comparing byte by byte."""
+    plain = {"weights": state.trainable(of), "optimizer": of.optimizer, "key": jax.random.key_data(of.key)}
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(plain)}
+
+
+def _resume(kind: str, checkpoint: str, result: str) -> None:
+    spec = SPECS[kind]
+    start = checkpoints.load(Path(checkpoint), fresh_state(spec), inputs=inputs(spec))
+    _, last = finish(spec, start, loop.TrainingData(make_rows(10)))
+    np.savez(result, **as_arrays(last))
+
+
+if __name__ == "__main__":
+    _resume(*sys.argv[1:])

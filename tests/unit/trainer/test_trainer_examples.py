@@ -1,0 +1,95 @@
+import numpy as np
+import pytest
+
+from tunix_rt_common.chat import DEFAULT_TEMPLATE, ChatTemplate, Segment, conversation
+from tunix_rt_common.datasets import row_from_trace
+from tunix_rt_common.errors import UnusableData, UnusableModel
+from tunix_rt_common.specs import SftSpec
+from tunix_rt_common.traces import Step, Trace
+from tunix_rt_modeling.config import PRESETS
+from tunix_rt_modeling.tokenizer import byte_tokenizer
+from tunix_rt_trainer.engine.examples import encode_rows, encode_segments
+
+TOKENIZER = byte_tokenizer()
+TEMPLATE = ChatTemplate(DEFAULT_TEMPLATE, TOKENIZER.bos_token or "", TOKENIZER.eos_token)
+TINY = PRESETS["tiny"]
+
+
+def row(prompt="What is 2 + 2?", thought="two and two", answer="4"):
+    steps = (Step(i=0, type="calculation", content=thought),)
+    return row_from_trace(Trace(prompt=prompt, steps=steps, final_answer=answer))
+
+
+def encode(rows, config=TINY, **fields):
+    return encode_rows(rows, TOKENIZER, TEMPLATE, SftSpec(**fields), config)
+
+
+@pytest.mark.parametrize("target", ["trace", "answer"])
+def test_completion_and_its_end_are_trained_and_the_prompt_is_not(target):
+    encoded = encode([row(prompt="Größe?")], target=target)
+    prompt, reply = conversation(row(prompt="Größe?").trace(), target, TEMPLATE)
+    token_ids, mask = encoded.token_ids[0], encoded.loss_masks[0]
+    assert TOKENIZER.decode(token_ids[~mask].tolist()) == prompt.text
+    assert TOKENIZER.decode(token_ids[mask].tolist()) == reply.text
+    assert token_ids[-1] == TOKENIZER.eos_id
+    assert mask[-1]
+
+
+def test_tokens_are_those_of_the_whole_text():
+    encoded = encode([row()])
+    whole = "".join(segment.text for segment in conversation(row().trace(), "trace", TEMPLATE))
+    assert encoded.token_ids[0].tolist() == TOKENIZER.encode(whole)
+
+
+def test_token_across_a_boundary_belongs_to_the_segment_in_which_it_starts():
+    class PairTokenizer:
+        """Every two characters are one token."""
+
+        def encode_with_offsets(self, text):
+            starts = range(0, len(text), 2)
+            return [ord(text[start]) for start in starts], [(start, min(start + 2, len(text))) for start in starts]
+
+    segments = (Segment("abc", trained=False), Segment("defg", trained=True))
+    token_ids, mask = encode_segments(segments, PairTokenizer())
+    assert [chr(token) for token in token_ids] == ["a", "c", "e", "g"]
+    assert mask.tolist() == [False, False, True, True]
+
+
+def test_rows_that_are_too_long_are_dropped_and_named_by_number():
+    rows = [row(), row(thought="x" * 300), row(prompt="again?"), row(thought="y" * 300)]
+    encoded = encode(rows, max_tokens=200)
+    report = encoded.report
+    assert (report.rows, report.kept, report.dropped_long) == (4, 2, (2, 4))
+    assert encoded.row_ids == (rows[0].row_id, rows[2].row_id)
+    assert report.tokens == sum(map(len, encoded.token_ids))
+    assert report.trained_tokens == sum(int(mask.sum()) for mask in encoded.loss_masks)
+
+
+def test_context_of_the_model_bounds_max_tokens():
+    short = TINY.model_copy(update={"max_positions": 100})
+    rows = [row(), row(thought="x" * 100)]
+    assert encode(rows, max_tokens=512).report.dropped_long == ()
+    assert encode(rows, config=short, max_tokens=512).report.dropped_long == (2,)
+
+
+def test_split_whose_rows_are_all_too_long_is_refused_with_the_length_needed():
+    rows = [row(thought="x" * size) for size in (300, 200)]
+    needed = len(encode(rows[1:]).token_ids[0])
+    with pytest.raises(UnusableData, match=f"max_tokens to at least {needed}") as caught:
+        encode(rows, max_tokens=64)
+    assert f"row 2 ({rows[1].row_id}) has {needed}" in str(caught.value)
+
+
+def test_split_without_rows_is_refused():
+    with pytest.raises(UnusableData, match="add traces"):
+        encode([])
+
+
+def test_tokenizer_of_another_model_is_refused():
+    with pytest.raises(UnusableModel, match=r"writes token 262.*258 tokens"):
+        encode([row()], config=TINY.model_copy(update={"vocab_size": 258}))
+
+
+def test_arrays_are_small_integers_and_booleans():
+    encoded = encode([row()])
+    assert (encoded.token_ids[0].dtype, encoded.loss_masks[0].dtype) == (np.int32, np.bool_)

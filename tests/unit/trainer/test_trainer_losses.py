@@ -1,0 +1,41 @@
+import numpy as np
+import pytest
+
+from tunix_rt_trainer.engine.losses import LOSSES, next_token_loss
+
+
+def reference(logits, token_ids, loss_mask):
+    total, count = 0.0, 0
+    for row in range(len(token_ids)):
+        for place in range(1, token_ids.shape[1]):
+            if loss_mask[row, place]:
+                scores = logits[row, place - 1].astype(np.float64)
+                total += np.log(np.exp(scores - scores.max()).sum()) + scores.max() - scores[token_ids[row, place]]
+                count += 1
+    return total, count
+
+
+def test_loss_equals_a_plain_numpy_reading_of_its_definition():
+    random = np.random.default_rng(0)
+    logits = (5 * random.normal(size=(3, 7, 11))).astype(np.float32)
+    token_ids = random.integers(0, 11, size=(3, 7)).astype(np.int32)
+    loss_mask = random.random((3, 7)) < 0.6
+    loss_sum, count = next_token_loss(logits, token_ids, loss_mask)
+    expected_sum, expected_count = reference(logits, token_ids, loss_mask)
+    assert int(count) == expected_count
+    assert float(loss_sum) == pytest.approx(expected_sum, rel=1e-6)
+
+
+def test_first_token_of_a_row_is_never_counted():
+    loss_mask = np.array([[True, False, False]])
+    loss_sum, count = next_token_loss(np.ones((1, 3, 4), np.float32), np.zeros((1, 3), np.int32), loss_mask)
+    assert (float(loss_sum), int(count)) == (0.0, 0)
+
+
+def test_even_logits_cost_the_logarithm_of_the_vocabulary():
+    loss_sum, count = next_token_loss(np.zeros((2, 5, 16), np.float32), np.zeros((2, 5), np.int32), np.ones((2, 5), bool))
+    assert float(loss_sum) / int(count) == pytest.approx(np.log(16))
+
+
+def test_supervised_fine_tuning_has_the_next_token_loss():
+    assert LOSSES["sft"] is next_token_loss
