@@ -24,7 +24,7 @@ def test_tokens_through_the_cache_score_as_without_it() -> None:
     token_ids = jax.random.randint(jax.random.key(1), (3, 12), 0, CONFIG.vocab_size)
     mask = np.ones((3, 12), bool)
     mask[1, :4] = mask[2, :7] = False
-    expected = logits(CONFIG, params, token_ids, attention_mask=jnp.asarray(mask))
+    expected = jax.jit(partial(logits, CONFIG))(params, token_ids, attention_mask=mask)
 
     step = jax.jit(partial(extend, CONFIG))
     hidden, cache = step(params, init_cache(CONFIG, 3, 16), token_ids[:, :8], mask[:, :8])
@@ -41,6 +41,7 @@ def test_later_tokens_do_not_change_earlier_scores() -> None:
     params = init_params(CONFIG, jax.random.key(0))
     token_ids = jax.random.randint(jax.random.key(1), (1, 12), 0, CONFIG.vocab_size)
     changed = token_ids.at[0, 8].add(1) % CONFIG.vocab_size
-    before, after = (np.asarray(logits(CONFIG, params, ids)) for ids in (token_ids, changed))
+    score = jax.jit(partial(logits, CONFIG))
+    before, after = (np.asarray(score(params, ids)) for ids in (token_ids, changed))
     np.testing.assert_array_equal(before[0, :8], after[0, :8])
     assert np.abs(before[0, 8:] - after[0, 8:]).max() > 1e-3

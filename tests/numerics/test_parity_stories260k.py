@@ -1,4 +1,5 @@
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ def test_pretrained_model_tells_its_story_word_for_word(stories: LoadedModel, re
 
 def test_scores_are_those_of_the_float64_reference(stories: LoadedModel, reference: Any) -> None:
     ids = np.array([reference["greedy_ids_from_bos"]])
-    scores = logits(stories.config, stories.params, ids[:, :-1])
+    scores = jax.jit(partial(logits, stories.config))(stories.params, ids[:, :-1])
     np.testing.assert_allclose(scores[0, 0], reference["logits_step0_all"], atol=1e-4)
     np.testing.assert_allclose(scores[0, 10], reference["logits_step10_all"], atol=1e-4)
     logprobs = np.take_along_axis(np.asarray(jax.nn.log_softmax(scores[0])), ids[0, 1:, None], axis=1)[:, 0]

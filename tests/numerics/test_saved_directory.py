@@ -1,4 +1,5 @@
 import json
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -33,16 +34,17 @@ VARIANTS = {
 }
 
 
-@pytest.fixture(params=VARIANTS)
-def saved(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[ModelConfig, Params, Path]:
+@pytest.fixture(params=VARIANTS, scope="module")
+def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[ModelConfig, Params, Path]:
     config = VARIANTS[request.param]
     params = init_params(config, jax.random.key(0))
     leaves, tree = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(1), len(leaves))
     moved = [leaf + 0.1 * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys, strict=True)]
     params = jax.tree.unflatten(tree, moved)
-    huggingface.save(tmp_path / "model", config, params, byte_tokenizer())
-    return config, params, tmp_path / "model"
+    directory = tmp_path_factory.mktemp(request.param) / "model"
+    huggingface.save(directory, config, params, byte_tokenizer())
+    return config, params, directory
 
 
 def test_saved_model_loads_bit_for_bit(saved: tuple[ModelConfig, Params, Path]) -> None:
@@ -64,7 +66,8 @@ def test_saved_model_means_the_same_to_an_independent_reader(saved: tuple[ModelC
     config, params, directory = saved
     token_ids = np.random.default_rng(0).integers(0, 263, 90)
     theirs = _numpy_llama(directory, token_ids)
-    np.testing.assert_allclose(logits(config, params, token_ids[None])[0], theirs, atol=2e-4, rtol=1e-4)
+    ours = jax.jit(partial(logits, config))(params, token_ids[None])[0]
+    np.testing.assert_allclose(ours, theirs, atol=2e-4, rtol=1e-4)
 
 
 def _numpy_llama(directory: Path, token_ids: np.ndarray) -> np.ndarray:

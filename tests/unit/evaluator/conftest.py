@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+
 from tunix_rt_common.reports import EvalReport, ItemResult, eval_set_sha256
 from tunix_rt_common.specs import SamplingSpec
 from tunix_rt_evaluator.statistics import score, slices
@@ -58,11 +59,11 @@ def report_of(marks: str, groups: Sequence[str] | None = None, **changes: object
     return report.model_copy(update=changes)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_items() -> Callable[..., tuple[ItemResult, ...]]:
     return items_of
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_report() -> Callable[..., EvalReport]:
     return report_of

@@ -4,6 +4,7 @@ from fractions import Fraction
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+
 from tunix_rt_evaluator.judges import JUDGES, JudgeFailed
 
 judge = JUDGES["answer_correctness@1"]
@@ -95,6 +96,8 @@ ACCEPTED = {
         ("$5", "5 dollars"),
         ("5 dollars", "$5.00"),
         ("USD 5", "$5"),
+        ("\u00a35", "5 pounds"),
+        ("5 lbs", "5 pounds"),
         ("\u20ac5", "5 euros"),
         ("$18 per day", "18"),
         ("5 km", "5 kilometres"),
@@ -301,12 +304,9 @@ def test_answer_is_found_wherever_it_stands_in_a_long_text(text: str) -> None:
     assert judge(text, "72").correct
 
 
-@given(st.text(max_size=60), st.text(min_size=1, max_size=20))
-def test_any_text_is_judged_or_declared_unjudgeable(prediction: str, expected: str) -> None:
-    try:
-        judge(prediction, expected)
-    except JudgeFailed as failure:
-        assert "blank" in str(failure)
+@given(st.text(max_size=60), st.text(min_size=1, max_size=20).filter(lambda text: any(map(str.isalnum, text))))
+def test_any_text_is_judged_without_an_error(prediction: str, expected: str) -> None:
+    assert judge(prediction, f"the {expected}").correct in (True, False)
 
 
 MATH = st.text(alphabet="0123456789.,+-*/^=$%{}()[]\\ eExabcorndfkm:#\n", max_size=40)

@@ -1,14 +1,16 @@
-"""A run small enough for a test; as a program, the second life of one: `smallrun.py {full|lora} CHECKPOINT RESULT.npz`."""
+"""A run small enough for a test; as a program (`smallrun.py {full|lora} CHECKPOINT RESULT.npz`) its second life."""
 
 import sys
+from functools import cache
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from tunix_rt_common.specs import LoraSpec, OptimizerSpec, ScheduleSpec, SftSpec
 from tunix_rt_modeling.config import ModelConfig
-from tunix_rt_modeling.transformer import init_params
+from tunix_rt_modeling.transformer import Params, init_params
 from tunix_rt_trainer.engine import checkpoints, loop, state
 from tunix_rt_trainer.engine.examples import EncodedRows, EncodingReport
 
@@ -52,7 +54,12 @@ def make_rows(count: int, *, seed: int = 0, shortest: int = 6, longest: int = 30
 
 
 def fresh_state(spec: SftSpec) -> state.TrainState:
-    return state.init(CONFIG, spec, init_params(CONFIG, jax.random.key(1)))
+    return state.init(CONFIG, spec, jax.tree.map(jnp.array, _drawn_params()))
+
+
+@cache
+def _drawn_params() -> Params:
+    return jax.device_get(init_params(CONFIG, jax.random.key(1)))
 
 
 def inputs(spec: SftSpec) -> checkpoints.Inputs:

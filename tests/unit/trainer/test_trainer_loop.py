@@ -70,12 +70,21 @@ class Cancelled(Exception):
     pass
 
 
-def test_hook_ends_the_run_by_raising(small):
-    def cancel(info, state):
-        raise Cancelled(f"after step {info.step}")
+def cancel(info, state):
+    raise Cancelled(f"after step {info.step} with the state of step {int(state.step)}")
 
-    with pytest.raises(Cancelled, match="after step 3"):
-        small.finish(small.SPEC, small.fresh_state(small.SPEC), TrainingData(small.make_rows(10)), hooks=[Hook(cancel, every=3)])
+
+def test_hook_ends_the_run_by_raising(small):
+    data, hook = TrainingData(small.make_rows(10)), Hook(cancel, every=3)
+    with pytest.raises(Cancelled, match="after step 3 with the state of step 3"):
+        small.finish(small.SPEC, small.fresh_state(small.SPEC), data, hooks=[hook])
+
+
+def test_hook_with_a_condition_runs_at_the_first_step_that_finds_it_true(small):
+    answers = iter([False, False, False, False, True])
+    data, hook = TrainingData(small.make_rows(10)), Hook(cancel, when=lambda: next(answers))
+    with pytest.raises(Cancelled, match="after step 5 with the state of step 5"):
+        small.finish(small.SPEC, small.fresh_state(small.SPEC), data, hooks=[hook])
 
 
 def test_run_without_validation_rows_reports_no_validation_loss(small):

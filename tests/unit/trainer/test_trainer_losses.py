@@ -33,7 +33,9 @@ def test_first_token_of_a_row_is_never_counted():
 
 
 def test_even_logits_cost_the_logarithm_of_the_vocabulary():
-    loss_sum, count = next_token_loss(np.zeros((2, 5, 16), np.float32), np.zeros((2, 5), np.int32), np.ones((2, 5), bool))
+    loss_sum, count = next_token_loss(
+        np.zeros((2, 5, 16), np.float32), np.zeros((2, 5), np.int32), np.ones((2, 5), bool)
+    )
     assert float(loss_sum) / int(count) == pytest.approx(np.log(16))
 
 

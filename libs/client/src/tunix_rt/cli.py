@@ -40,11 +40,11 @@ SUBCOMMANDS: Mapping[str, Subcommand] = {
 class LazyGroup(click.Group):
     """Imports a subcommand when it is invoked, and not for listing it."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, _: click.Context) -> list[str]:
         """Names in the order of the table."""
         return list(SUBCOMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(self, _: click.Context, cmd_name: str) -> click.Command | None:
         """The subcommand itself."""
         if cmd_name not in SUBCOMMANDS:
             return None
@@ -54,7 +54,14 @@ class LazyGroup(click.Group):
         command: click.Command = getattr(import_module(module), cmd_name)
         return command
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def invoke(self, ctx: click.Context) -> object:
+        """Invoke the subcommand; a closed pipe is ours to answer, before click ends the process with 1."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            return _pipe_closed()
+
+    def format_commands(self, _: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of subcommands from the table."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, subcommand.help) for name, subcommand in SUBCOMMANDS.items()])

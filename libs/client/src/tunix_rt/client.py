@@ -1,9 +1,9 @@
 """The typed SDK of a Tunix RT server.
 
-    with Client("http://127.0.0.1:8321") as client:
-        run = client.runs.create(RunSpec(dataset="sums", base_model="tiny"))
-        for update in client.runs.follow(run.run_id):
-            print(update.run.state, update.run.step)
+with Client("http://127.0.0.1:8321") as client:
+    run = client.runs.create(RunSpec(dataset="sums", base_model="tiny"))
+    for update in client.runs.follow(run.run_id):
+        print(update.run.state, update.run.step)
 """
 
 from types import TracebackType

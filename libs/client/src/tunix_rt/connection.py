@@ -143,9 +143,13 @@ def _refusal(response: httpx2.Response) -> ClientError:
     detail = str(body.get("detail") or f"the server answered {response.status_code} to {response.request.url.path}")
     if response.status_code in TRY_LATER:
         return ServerAway(detail)
-    rows = body.get("errors") or []
-    errors = [FieldError(str(row.get("field")), str(row.get("message"))) for row in rows if isinstance(row, dict)]
+    rows = body.get("errors")
+    errors = [FieldError(str(row.get("field")), str(row.get("message"))) for row in _dicts(rows)]
     return ApiError(response.status_code, str(body.get("title") or response.reason_phrase), detail, errors)
+
+
+def _dicts(rows: object) -> list[dict[str, object]]:
+    return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
 
 
 def _problem(response: httpx2.Response) -> dict[str, object]:

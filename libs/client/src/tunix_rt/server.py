@@ -38,9 +38,7 @@ def find_server() -> Iterator[Server]:
     Raises:
         NotInstalled: no server runs, and the embedded world is not installed.
     """
-    if url := os.environ.get(URL_VARIABLE, "").strip():
-        yield Server(url, own=False)
-    elif url := running_server(_home()):
+    if url := os.environ.get(URL_VARIABLE, "").strip() or running_server(_home()):
         yield Server(url, own=False)
     else:
         with _embedded_world()() as own_url:

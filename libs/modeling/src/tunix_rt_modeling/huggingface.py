@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -85,8 +86,9 @@ def load_params(directory: Path, config: ModelConfig) -> Params:
 def save(directory: Path, config: ModelConfig, params: Params, tokenizer: Tokenizer) -> None:
     """Write a directory that `load` and transformers read: float32, one file, the same bytes for the same model."""
     directory.mkdir(parents=True, exist_ok=True)
-    _write_json(directory / "config.json", config.to_hf())
-    special = {name: config.to_hf()[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    document = config.to_hf()
+    _write_json(directory / "config.json", document)
+    special = {name: document[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     _write_json(directory / "generation_config.json", special)
     host = jax.device_get(params)
     tensors = {name: np.ascontiguousarray(slot.read(host)) for name, slot in _slots(config).items()}
@@ -131,6 +133,7 @@ def _walk(config: ModelConfig) -> Iterator[tuple[str, _Slot]]:
             yield f"{prefix}{'.'.join(names)}.{_LEAVES[path[-1]]}", _Slot(path, layer, shape)
 
 
+@cache
 def _abstract(config: ModelConfig) -> Any:
     return jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
 

@@ -75,7 +75,9 @@ def generate() -> None:
     show_default=True,
     help="May be given twice, for both.",
 )
-@click.option("--output", type=click.Path(path_type=Path), help="Write them to a file, or - for stdout; import nothing.")
+@click.option(
+    "--output", type=click.Path(path_type=Path), help="Write them to a file, or - for stdout; import nothing."
+)
 @json_option
 def arithmetic(
     count: int, seed: int, digits: int, operations: Sequence[Operation], output: Path | None, *, as_json: bool
@@ -120,7 +122,13 @@ def list_(source: str | None, limit: int, *, as_json: bool) -> None:
     print_table(
         ("trace", "source", "prompt", "steps", "answer"),
         [
-            (row.trace_id, row.source, shortened(row.trace.prompt), len(row.trace.steps), shortened(row.trace.final_answer, 30))
+            (
+                row.trace_id,
+                row.source,
+                shortened(row.trace.prompt),
+                len(row.trace.steps),
+                shortened(row.trace.final_answer, 30),
+            )
             for row in found
         ],
     )
@@ -128,9 +136,7 @@ def list_(source: str | None, limit: int, *, as_json: bool) -> None:
 
 def _upload(client: Client, file: Path, trace_format: TraceFormat, source: str | None) -> ImportOutcome:
     with byte_progress(file.name, file.stat().st_size) as progress:
-        return client.traces.upload_file(
-            file, trace_format=trace_format, source=source or file.stem, progress=progress
-        )
+        return client.traces.upload_file(file, trace_format=trace_format, source=source or file.stem, progress=progress)
 
 
 def _import_generated(lines: Iterator[bytes], *, as_json: bool) -> ExitCode:

@@ -41,7 +41,7 @@ class Datasets:
     ) -> Sequence[PreviewRow]:
         """The first rows of a split as a model will see them."""
         params = {"target": target, "split": split, "limit": limit}
-        return self._connection.get(f"/datasets/{quoted(reference)}/preview", Sequence[PreviewRow], params)
+        return self._connection.get(f"/datasets/{quoted(reference)}/preview", tuple[PreviewRow, ...], params)
 
     def export(self, reference: str, *, split: Split | None = None) -> Iterator[bytes]:
         """Yield the rows of a version, or of one split, as bytes of newline-delimited JSON."""

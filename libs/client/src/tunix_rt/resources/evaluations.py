@@ -43,4 +43,4 @@ class Evaluations:
 
     def leaderboard(self, *, limit: int | None = None) -> Sequence[LeaderboardRow]:
         """Registered versions, best first."""
-        return self._connection.get("/leaderboard", Sequence[LeaderboardRow], {"limit": limit})
+        return self._connection.get("/leaderboard", tuple[LeaderboardRow, ...], {"limit": limit})

@@ -17,7 +17,7 @@ class Models:
 
     def list(self) -> Sequence[Model]:
         """Every registered model."""
-        return self._connection.get("/models", Sequence[Model])
+        return self._connection.get("/models", tuple[Model, ...])
 
     def get(self, name: str) -> Model:
         """One model."""
@@ -25,7 +25,7 @@ class Models:
 
     def versions(self, name: str) -> Sequence[ModelVersion]:
         """A model's versions, newest first."""
-        return self._connection.get(f"/models/{quoted(name)}/versions", Sequence[ModelVersion])
+        return self._connection.get(f"/models/{quoted(name)}/versions", tuple[ModelVersion, ...])
 
     def version(self, name: str, which: str) -> ModelVersion:
         """One version."""

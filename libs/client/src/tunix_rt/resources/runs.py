@@ -54,14 +54,14 @@ class Runs:
         size = EVENTS_PER_CALL
         while size == EVENTS_PER_CALL:
             params = {"after": after, "limit": EVENTS_PER_CALL}
-            events = self._connection.get(f"/runs/{quoted(run_id)}/events", Sequence[Event], params)
+            events = self._connection.get(f"/runs/{quoted(run_id)}/events", tuple[Event, ...], params)
             yield from events
             size = len(events)
             after = events[-1].event_id if events else after
 
     def metrics(self, run_id: str, *, after_step: int = -1) -> Sequence[Metric]:
         """What the steps after this one measured, in order; at most 10,000 at once."""
-        return self._connection.get(f"/runs/{quoted(run_id)}/metrics", Sequence[Metric], {"after_step": after_step})
+        return self._connection.get(f"/runs/{quoted(run_id)}/metrics", tuple[Metric, ...], {"after_step": after_step})
 
     def logs(self, run_id: str, *, follow: bool = False, interval_s: float = 1.0) -> Iterator[Log]:
         """What the stages wrote, in order; with `follow`, until the run has ended."""
@@ -97,7 +97,7 @@ class Runs:
         size = LOGS_PER_CALL
         while size == LOGS_PER_CALL:
             params = {"after": after, "limit": LOGS_PER_CALL}
-            logs = self._connection.get(f"/runs/{quoted(run_id)}/logs", Sequence[Log], params)
+            logs = self._connection.get(f"/runs/{quoted(run_id)}/logs", tuple[Log, ...], params)
             yield from logs
             size = len(logs)
             after = logs[-1].log_id if logs else after

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -11,7 +12,7 @@ from starlette.responses import Response
 from tunix_rt_api.web.rendering import render
 from tunix_rt_common.errors import TunixError
 
-Handler = Callable[[Request, Exception], Awaitable[Response]]
+Handler = Callable[[Request, Any], Response | Awaitable[Response]]
 
 MACHINE_PATHS = ("/api", "/healthz", "/readyz", "/openapi.json")
 
@@ -24,7 +25,8 @@ def install(app: FastAPI) -> None:
 
 def _as_page(tell: Handler) -> Handler:
     async def tell_in_html(request: Request, error: Exception) -> Response:
-        answer = await tell(request, error)
+        told = tell(request, error)
+        answer = told if isinstance(told, Response) else await told
         if _is_for_machines(request.url.path):
             return answer
         headers = {name: text for name, text in answer.headers.items() if not name.startswith("content-")}

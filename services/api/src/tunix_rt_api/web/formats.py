@@ -24,7 +24,7 @@ def short_number(value: float) -> str:
 
 def percent(share: float | None) -> str:
     """A share of one as per cent: 0.8251 is 82.5 %; a dash for None."""
-    return "–" if share is None else f"{share * 100:.1f}\u202f%"
+    return "\u2013" if share is None else f"{share * 100:.1f}\u202f%"
 
 
 def points(share: float) -> str:

@@ -62,7 +62,9 @@ def dataset_detail(
 ) -> HTMLResponse:
     """One dataset version, and how its first rows look to a model."""
     dataset = datasets.get_dataset(dataset_id, session, services)
-    rows = datasets.preview_dataset(dataset_id, session, services, target, split, PREVIEW_ROWS) if dataset.manifest else []
+    rows = (
+        datasets.preview_dataset(dataset_id, session, services, target, split, PREVIEW_ROWS) if dataset.manifest else []
+    )
     return render("dataset.html", dataset=dataset, rows=rows, split=split, target=target)
 
 

@@ -66,7 +66,7 @@ def counts(session: Session) -> Counts:
 def runs_by_state(session: Session) -> dict[str, int]:
     """How many runs are in each state that has any."""
     grouped = select(RunRecord.state, func.count()).group_by(RunRecord.state).order_by(RunRecord.state)
-    return dict(session.execute(grouped).tuples().all())
+    return dict(session.execute(grouped).all())
 
 
 def alias_holders(session: Session, limit: int) -> list[AliasHolder]:
@@ -87,7 +87,7 @@ def alias_holders(session: Session, limit: int) -> list[AliasHolder]:
             evaluation_id=version.evaluation_id,
             score=Score.model_validate(score) if score else None,
         )
-        for alias, version, score in session.execute(joined).tuples()
+        for alias, version, score in session.execute(joined)
     ]
 
 

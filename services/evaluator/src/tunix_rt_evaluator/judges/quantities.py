@@ -46,7 +46,7 @@ _SCALES = {
     "bn": 10**9,
     "trillion": 10**12,
 }
-_SYMBOLIC_AFTER = re.compile(r"\s?(?:\\[a-z]|[π√∞^!](?!\s|$)|π|∞|sqrt)|[abnxyz](?![^\W_])")
+_SYMBOLIC_AFTER = re.compile(r"\s?(?:\\[a-z]|[π√∞^!](?!\s|$)|π|∞|sqrt)|[abinxyz](?![^\W_])")
 _SYMBOLIC_BEFORE = re.compile(r"(?:√|sqrt\s?[({]?|\\pi|π|\^[({]?|\blog|\bln)\s?$", re.IGNORECASE)
 _SPACED_THOUSANDS = re.compile(r"^[+-]?[$€£¥₹]?\s?\d{1,3}(?: \d{3})+(?![\d/]|\s?/| \d)")
 

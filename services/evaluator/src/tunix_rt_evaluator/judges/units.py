@@ -10,7 +10,7 @@ _ALIASES = """
     %: percent percentage pct
     usd: $ us$ dollar dollars buck bucks
     eur: € euro euros
-    gbp: £ pound_sterling quid
+    gbp: £ quid
     yen: ¥ jpy
     inr: ₹ rs rs. rupee rupees
     cent: ¢ cents
@@ -28,7 +28,8 @@ _ALIASES = """
     mg: milligram milligrams
     g: gram grams
     kg: kilogram kilograms kilo kilos kgs
-    lb: lbs pound pounds
+    lb: lbs
+    lb|gbp: pound pounds
     oz: ounce ounces
     ml: milliliter milliliters millilitre millilitres
     l: liter liters litre litres
@@ -105,7 +106,7 @@ def _named(words: str) -> frozenset[str]:
             continue
         known = _KNOWN.get(word) or _KNOWN.get(word.rstrip("."))
         if known and (len(word) > 2 or not stems):
-            return frozenset({known + (f"^{exponent}" if exponent else power)})
+            return frozenset(unit + (f"^{exponent}" if exponent else power) for unit in known.split("|"))
         stems.append(_stem(word))
     return frozenset(stems)
 

@@ -55,7 +55,8 @@ def training_batch(data: EncodedRows, spec: SftSpec, step: int) -> Batch:
     """The batch of step `step` (from 0), as `spec.accumulation` equal micro-batches of one padded length."""
     chosen = rows_of_step(spec.seed, step, spec.batch_size, len(data.token_ids))
     batch = _pad(data, chosen)
-    return jax.tree.map(lambda leaf: leaf.reshape(spec.accumulation, -1, leaf.shape[-1]), batch)
+    shape = (spec.accumulation, -1, batch.token_ids.shape[-1])
+    return Batch(batch.token_ids.reshape(shape), batch.loss_mask.reshape(shape), batch.attention_mask.reshape(shape))
 
 
 def evaluation_batches(data: EncodedRows, batch_size: int) -> Iterator[Batch]:
@@ -69,10 +70,10 @@ def evaluation_batches(data: EncodedRows, batch_size: int) -> Iterator[Batch]:
 
 
 def bucket(tokens: int) -> int:
-    """The padded length: the next of 32, 48, 64, 96, 128, 192 …, so that few shapes are compiled and little is padded."""
+    """The padded length, the next of 32, 48, 64, 96, 128, 192 …: few shapes to compile, little padding."""
     power = max(SHORTEST_BUCKET, 1 << (tokens - 1).bit_length())
-    three_quarters = power * 3 // 4
-    return three_quarters if SHORTEST_BUCKET < power and tokens <= three_quarters else power
+    between = power * 3 // 4
+    return between if max(tokens, SHORTEST_BUCKET) <= between else power
 
 
 def _pad(data: EncodedRows, chosen: Int[np.ndarray, " batch"]) -> Batch:

@@ -118,8 +118,8 @@ def _refuse_incompatible_libraries(written: dict[str, str]) -> None:
     for library, was in written.items():
         if _release_line(was) != _release_line(version(library)):
             raise InvalidInput(
-                f"the checkpoint was written with {library} {was}, and {version(library)} is installed, whose numbers may "
-                f"differ. Install {library} {_release_line(was)}.* to finish this run, or start a new one"
+                f"the checkpoint was written with {library} {was}, and {version(library)} is installed, whose numbers "
+                f"may differ. Install {library} {_release_line(was)}.* to finish this run, or start a new one"
             )
 
 

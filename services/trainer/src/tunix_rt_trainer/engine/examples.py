@@ -104,6 +104,7 @@ def _nothing_left(rows: Sequence[DatasetRow], lengths: Sequence[int], max_tokens
     more = f" and {len(rows) - ROWS_NAMED_IN_ERRORS} more" if len(rows) > ROWS_NAMED_IN_ERRORS else ""
     return UnusableData(
         f"all {len(rows)} rows are longer than {max_tokens} tokens: {named}{more}. Raise max_tokens to at least "
-        f"{min(lengths)} (a model's context is its upper limit), choose a model with a longer context, or shorten the traces",
+        f"{min(lengths)} (a model's context is its upper limit), choose a model with a longer context, or "
+        "shorten the traces",
         field="max_tokens",
     )

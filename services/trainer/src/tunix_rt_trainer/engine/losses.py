@@ -27,7 +27,7 @@ def next_token_loss(
     The first token of a row has nothing before it and is never counted.
     """
     targets = jnp.roll(token_ids, -1, axis=1)
-    counted = jnp.roll(loss_mask, -1, axis=1).at[:, -1].set(False)  # noqa: FBT003 - an array's value
+    counted = jnp.roll(loss_mask, -1, axis=1).at[:, -1].set(False)
     log_probabilities = jax.nn.log_softmax(logits.astype(jnp.float32))
     nll = -jnp.take_along_axis(log_probabilities, targets[..., None], axis=-1)[..., 0]
     return jnp.sum(nll, where=counted), jnp.sum(counted)

@@ -1,6 +1,7 @@
 """The optimizer: clipping by global norm, then AdamW, on a warm-up and decay schedule."""
 
 from collections.abc import Callable
+from typing import Literal
 
 import jax.numpy as jnp
 import optax
@@ -16,22 +17,26 @@ def learning_rate(spec: OptimizerSpec, total_steps: int) -> Schedule:
 
     Warm-up: r (s + 1) / w, so the first step already learns and step w - 1 has the full rate. Then, with
     p = (s - w) / (total_steps - w): r (1 - (1 - f) p) when linear, r (f + (1 - f) (1 + cos πp) / 2) when cosine
-    (Loshchilov & Hutter 2017, arXiv:1608.03983), r when constant. The end, r f, would be reached one step after the last.
+    (Loshchilov & Hutter 2017, arXiv:1608.03983), r when constant. The end, r f, would come one step after the last.
     """
     schedule = spec.schedule
-    remaining = {
-        "constant": lambda _: 1.0,
-        "linear": lambda progress: 1.0 - progress,
-        "cosine": lambda progress: (1.0 + jnp.cos(jnp.pi * progress)) / 2.0,
-    }[schedule.kind]
 
     def rate(step: int | Int[Array, ""]) -> Float[Array, ""]:
         warmup = jnp.minimum(1.0, (step + 1) / max(schedule.warmup_steps, 1))
         progress = (step - schedule.warmup_steps) / max(total_steps - schedule.warmup_steps, 1)
-        decay = remaining(jnp.clip(progress, 0.0, 1.0))
+        decay = _decay(schedule.kind, jnp.clip(progress, 0.0, 1.0))
         return spec.learning_rate * warmup * (schedule.final_fraction + (1.0 - schedule.final_fraction) * decay)
 
     return rate
+
+
+def _decay(kind: Literal["constant", "linear", "cosine"], progress: Float[Array, ""]) -> Float[Array, ""]:
+    """How much of the way down is left: 1 at progress 0; at progress 1 it is 0, or still 1 when constant."""
+    if kind == "constant":
+        return jnp.ones_like(progress)
+    if kind == "linear":
+        return 1.0 - progress
+    return (1.0 + jnp.cos(jnp.pi * progress)) / 2.0
 
 
 def optimizer(spec: OptimizerSpec, total_steps: int) -> optax.GradientTransformation:

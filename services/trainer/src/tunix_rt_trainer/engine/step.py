@@ -66,12 +66,13 @@ def batch_loss(
     config: ModelConfig, spec: SftSpec, state: TrainState, batch: Batch
 ) -> tuple[Float[Array, ""], Int[Array, ""]]:
     """Loss sum in nats and number of trained tokens of a batch of shape "batch tokens"."""
+    token_ids, loss_mask = jnp.asarray(batch.token_ids), jnp.asarray(batch.loss_mask)
     logits = transformer.logits(
         config,
         state.params,
-        batch.token_ids,
-        attention_mask=batch.attention_mask,
+        token_ids,
+        attention_mask=jnp.asarray(batch.attention_mask),
         lora=state.lora,
         lora_scale=lora.scale(spec.lora) if spec.lora else 0.0,
     )
-    return LOSSES[spec.method](logits, batch.token_ids, batch.loss_mask)
+    return LOSSES[spec.method](logits, token_ids, loss_mask)

@@ -1,0 +1,206 @@
+"""`tunix-rt runs`: create, list, show, watch, logs, cancel."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tunix_rt.client import Client
+from tunix_rt.commands.options import json_option, limit_option
+from tunix_rt.commands.runspec import read_spec_file, run_spec, spec_options
+from tunix_rt.commands.watch import show_outcome, watch_to_end
+from tunix_rt.console import note, print_fields, print_json, print_table, printable
+from tunix_rt.errors import ClientError
+from tunix_rt.exitcodes import ExitCode
+from tunix_rt.server import connect, find_server
+from tunix_rt.types import Run, RunDetail
+
+LATEST = "latest"
+
+
+@click.group()
+def runs() -> None:
+    """Start, watch and cancel training runs.
+
+    RUN is an id, or `latest` for the newest run.
+    """
+
+
+@runs.command()
+@spec_options
+@click.option("--no-evaluate", is_flag=True, help="Train only: no judging, no verdict, no promotion.")
+@click.option("--no-promote", is_flag=True, help="Leave the alias where it is, whatever the verdict.")
+@click.option(
+    "--spec",
+    "spec_file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A JSON file with a whole run; options override it.",
+)
+@click.option("--wait", is_flag=True, help="Watch the run to its end; the exit code is that of `runs watch`.")
+@json_option
+def create(
+    *, no_evaluate: bool, no_promote: bool, spec_file: Path | None, wait: bool, as_json: bool, **given: Any
+) -> ExitCode:
+    """Start a run: train, judge, gate, register.
+
+    What is not given is the server's to choose. Without a server, the run is watched to its end, since its workers
+    end with this command.
+
+    \b
+    Example:
+      tunix-rt runs create --dataset sums --base-model tiny --epochs 3 --wait
+      tunix-rt runs create --spec run.json --seed 2
+    """
+    base = read_spec_file(spec_file) if spec_file else {}
+    spec = run_spec(given, evaluate=not no_evaluate, promote=not no_promote, base=base)
+    with find_server() as server, Client(server.url) as client:
+        run = client.runs.create(spec)
+        if server.own and not wait:
+            note("no server runs here, so this command does the work and waits for its end")
+        if wait or server.own:
+            return watch_to_end(client, run.run_id, own_world=server.own, as_json=as_json)
+    print_json(run) if as_json else _show_accepted(run)
+    return ExitCode.OK
+
+
+@runs.command("list")
+@click.option("--state", help="Only runs in this state, such as running.")
+@limit_option
+@json_option
+def list_(state: str | None, limit: int, *, as_json: bool) -> None:
+    """List runs, newest first.
+
+    \b
+    Example:
+      tunix-rt runs list --state failed
+    """
+    with connect() as client:
+        found = list(client.runs.list(state=state, limit=limit))
+    if as_json:
+        print_json(found)
+        return
+    print_table(
+        ("run", "state", "stage", "step", "dataset", "base model", "model", "created"),
+        [
+            (row.run_id, row.state, row.stage, _steps(row), row.dataset, row.base_model, row.model_name, row.created_at)
+            for row in found
+        ],
+    )
+
+
+@runs.command()
+@click.argument("run")
+@json_option
+def show(run: str, *, as_json: bool) -> None:
+    """Show a RUN: its stages, checkpoints and outcome.
+
+    \b
+    Example:
+      tunix-rt runs show latest
+    """
+    with connect() as client:
+        found = client.runs.get(run_id(client, run))
+    print_json(found) if as_json else _show(found)
+
+
+@runs.command()
+@click.argument("run")
+@json_option
+def watch(run: str, *, as_json: bool) -> ExitCode:
+    """Watch a RUN to its end.
+
+    Exit code 0 when it succeeded, 1 when it failed, 4 when it was cancelled. Ctrl-C stops watching, not the run.
+
+    \b
+    Example:
+      tunix-rt runs watch latest
+    """
+    with find_server() as server, Client(server.url) as client:
+        return watch_to_end(client, run_id(client, run), own_world=server.own, as_json=as_json)
+
+
+@runs.command()
+@click.argument("run")
+@click.option("--follow", is_flag=True, help="Go on until the run has ended.")
+@json_option
+def logs(run: str, *, follow: bool, as_json: bool) -> None:
+    """Print what the stages of a RUN wrote.
+
+    \b
+    Example:
+      tunix-rt runs logs latest --follow
+    """
+    with connect() as client:
+        found = client.runs.logs(run_id(client, run), follow=follow)
+        if as_json:
+            print_json(list(found))
+            return
+        for log in found:
+            sys.stdout.write(printable(log.text.replace("\r\n", "\n").replace("\r", "\n")))
+            sys.stdout.flush()
+
+
+@runs.command()
+@click.argument("run")
+@json_option
+def cancel(run: str, *, as_json: bool) -> None:
+    """Ask a RUN to end; it keeps its last good checkpoint.
+
+    Asking twice, or too late, changes nothing.
+
+    \b
+    Example:
+      tunix-rt runs cancel latest
+    """
+    with connect() as client:
+        found = client.runs.cancel(run_id(client, run))
+    if as_json:
+        print_json(found)
+    else:
+        note(f"run {found.run_id} is {found.state}" + ("" if found.finished else " and was asked to end"))
+
+
+def run_id(client: Client, reference: str) -> str:
+    """The id that a user means."""
+    if reference != LATEST:
+        return reference
+    newest = next(client.runs.list(limit=1), None)
+    if newest is None:
+        raise ClientError("there is no run yet: start one with `tunix-rt runs create`")
+    return newest.run_id
+
+
+def _show_accepted(run: Run) -> None:
+    print_fields([("run", run.run_id), ("state", run.state), ("dataset", run.dataset), ("base model", run.base_model)])
+    note(f"`tunix-rt runs watch {run.run_id}` shows how it goes")
+
+
+def _show(run: RunDetail) -> None:
+    show_outcome(run)
+    print_fields(
+        [
+            ("dataset", run.dataset),
+            ("base model", run.base_model),
+            ("failure", run.failure),
+            ("created", run.created_at),
+            ("started", run.started_at),
+            ("finished", run.finished_at),
+        ]
+    )
+    print_table(
+        ("stage", "state", "attempt", "step", "started", "finished", "failure"),
+        [
+            (job.kind, job.state, job.attempt, job.step, job.started_at, job.finished_at, job.failure)
+            for job in run.jobs
+        ],
+    )
+    if run.checkpoints:
+        print_table(
+            ("checkpoint at step", "bytes", "created"),
+            [(checkpoint.step, checkpoint.size_bytes, checkpoint.created_at) for checkpoint in run.checkpoints],
+        )
+
+
+def _steps(run: Run) -> str:
+    return f"{run.step}/{run.total_steps}" if run.total_steps else str(run.step)

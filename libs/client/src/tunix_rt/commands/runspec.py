@@ -1,0 +1,143 @@
+"""The options of `tunix-rt runs create`, as one table from option to place in the run's spec."""
+
+import json
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tunix_rt.commands.options import Command, checked
+from tunix_rt_common.errors import InvalidInput
+from tunix_rt_common.specs import PRESET_NAMES, RunSpec
+
+
+@dataclass(frozen=True)
+class SpecOption:
+    """One option, and the field of RunSpec that it sets."""
+
+    flag: str
+    path: str
+    kind: "type | click.ParamType[Any]"
+    help: str
+
+    @property
+    def name(self) -> str:
+        """The option's name as a Python word."""
+        return self.flag.lstrip("-").replace("-", "_")
+
+
+SPEC_OPTIONS = (
+    SpecOption("--dataset", "dataset", str, "NAME, NAME@VERSION or id."),
+    SpecOption("--base-model", "base_model", str, "A preset, NAME@ALIAS, or a Hugging Face directory."),
+    SpecOption("--method", "train.method", click.Choice(("sft",)), "How to train."),
+    SpecOption("--engine", "train.engine", click.Choice(("jax", "tunix")), "What trains."),
+    SpecOption("--target", "train.target", click.Choice(("trace", "answer")), "What the model shall learn to write."),
+    SpecOption("--epochs", "train.epochs", float, "Passes over the training split."),
+    SpecOption("--max-steps", "train.max_steps", int, "Optimizer steps at most."),
+    SpecOption("--batch-size", "train.batch_size", int, "Rows of one optimizer step."),
+    SpecOption("--accumulation", "train.accumulation", int, "Micro-batches that a step is cut into."),
+    SpecOption("--max-tokens", "train.max_tokens", int, "Longer rows are dropped and counted."),
+    SpecOption("--learning-rate", "train.optimizer.learning_rate", float, "Peak learning rate."),
+    SpecOption(
+        "--schedule",
+        "train.optimizer.schedule.kind",
+        click.Choice(("constant", "linear", "cosine")),
+        "How the learning rate decays.",
+    ),
+    SpecOption("--warmup-steps", "train.optimizer.schedule.warmup_steps", int, "Steps of linear warm-up."),
+    SpecOption("--weight-decay", "train.optimizer.weight_decay", float, "Decoupled weight decay."),
+    SpecOption("--clip-norm", "train.optimizer.clip_norm", float, "Largest gradient norm."),
+    SpecOption("--lora-rank", "train.lora.rank", int, "Train adapters of this rank instead of all weights."),
+    SpecOption("--lora-alpha", "train.lora.alpha", float, "Scale of the adapters; needs --lora-rank."),
+    SpecOption("--checkpoint-every", "train.checkpoint_every", int, "Steps between checkpoints."),
+    SpecOption("--validate-every", "train.validate_every", int, "Steps between validations."),
+    SpecOption("--seed", "train.seed", int, "Seed of initialisation and order."),
+    SpecOption("--eval-dataset", "evaluate.dataset", str, "Judge on another dataset than the run's own."),
+    SpecOption(
+        "--eval-split",
+        "evaluate.split",
+        click.Choice(("train", "validation", "test")),
+        "Judge on this split.",
+    ),
+    SpecOption("--eval-limit", "evaluate.limit", int, "Judge on so many rows at most."),
+    SpecOption("--eval-batch-size", "evaluate.batch_size", int, "Answers generated side by side."),
+    SpecOption("--max-new-tokens", "evaluate.sampling.max_new_tokens", int, "Longest answer."),
+    SpecOption("--temperature", "evaluate.sampling.temperature", float, "0 is greedy."),
+    SpecOption("--top-k", "evaluate.sampling.top_k", int, "Draw from the k likeliest tokens; 0 for all."),
+    SpecOption("--top-p", "evaluate.sampling.top_p", float, "Draw from the likeliest tokens that add up to p."),
+    SpecOption("--margin", "gate.margin", float, "How much worse than its baseline a model may be."),
+    SpecOption("--confidence", "gate.confidence", float, "Confidence of the gate's intervals."),
+    SpecOption("--min-items", "gate.min_items", int, "Fewer judged rows decide nothing."),
+    SpecOption("--min-accuracy", "gate.min_accuracy", float, "Accuracy that a model needs in any case."),
+    SpecOption("--model-name", "model_name", str, "Name in the registry; the dataset's unless given."),
+    SpecOption("--alias", "alias", str, "The alias to win: its holder is the baseline."),
+)
+
+
+def spec_options(command: Command) -> Command:
+    """Give a command all options of the table."""
+    for option in reversed(SPEC_OPTIONS):
+        command = click.option(option.flag, type=option.kind, help=option.help)(command)
+    return command
+
+
+def run_spec(given: Mapping[str, Any], *, evaluate: bool, promote: bool, base: Mapping[str, Any]) -> RunSpec:
+    """The spec: `base` with the given options (by name; None where not given) on top; all else stays unset.
+
+    Raises:
+        InvalidInput: options contradict each other, or a value does not fit its field.
+    """
+    options = [option for option in SPEC_OPTIONS if given[option.name] is not None]
+    _check_together(options, base, evaluate=evaluate)
+    values: dict[str, Any] = deepcopy(dict(base))
+    for option in options:
+        _put(values, option.path, given[option.name])
+    if not evaluate:
+        values["evaluate"] = None
+    if not promote:
+        values["promote"] = False
+    if isinstance(values.get("base_model"), str):
+        values["base_model"] = _absolute_if_local(values["base_model"])
+    return checked(RunSpec, values)
+
+
+def read_spec_file(path: Path) -> Mapping[str, Any]:
+    """The JSON object in a file."""
+    try:
+        values = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise InvalidInput(f"{path} is not JSON ({error}): write one object with the fields of a run") from None
+    if not isinstance(values, dict):
+        raise InvalidInput(f"{path} holds no object: write one object with the fields of a run")
+    return values
+
+
+def _check_together(options: list[SpecOption], base: Mapping[str, Any], *, evaluate: bool) -> None:
+    paths = {option.path for option in options}
+    for field in ("dataset", "base_model"):
+        if field not in paths and field not in base:
+            raise InvalidInput(f"--{field.replace('_', '-')} is missing: give it, or a --spec file that holds it")
+    judging = next((option.flag for option in options if option.path.startswith("evaluate.")), None)
+    if judging and not evaluate:
+        raise InvalidInput(f"{judging} and --no-evaluate contradict each other: leave one out")
+    train = base.get("train")
+    has_lora = "train.lora.rank" in paths or bool(isinstance(train, dict) and train.get("lora"))
+    if "train.lora.alpha" in paths and not has_lora:
+        raise InvalidInput("--lora-alpha needs --lora-rank, which turns adapters on: give both")
+
+
+def _put(values: dict[str, Any], path: str, value: object) -> None:
+    *parents, last = path.split(".")
+    for key in parents:
+        inner = values.get(key)
+        values[key] = values = inner if isinstance(inner, dict) else {}
+    values[last] = value
+
+
+def _absolute_if_local(base_model: str) -> str:
+    """A directory as the server can find it; anything else as it is."""
+    folder = Path(base_model).expanduser()
+    return str(folder.absolute()) if base_model not in PRESET_NAMES and folder.is_dir() else base_model
