@@ -15,8 +15,10 @@ def own_world(command, platform, monkeypatch, tmp_path):
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: pretended-embedded\nVersion: 1\n")
     (info / "entry_points.txt").write_text("[tunix_rt.embedded]\nworld = pretended_platform:open_world\n")
     (tmp_path / "pretended_platform.py").write_text(
-        f"from contextlib import nullcontext\ndef open_world():\n    return nullcontext({platform.url!r})\n"
+        "import os\nfrom contextlib import nullcontext\n"
+        "def open_world():\n    return nullcontext(os.environ['PRETENDED_URL'])\n"
     )
+    monkeypatch.setenv("PRETENDED_URL", platform.url)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delenv("TUNIX_RT_API_URL")
     monkeypatch.setenv("TUNIX_RT_HOME", str(tmp_path / "nobody"))
@@ -28,10 +30,10 @@ def test_build_waits_where_nobody_else_would_build(command, own_world):
 
 
 def test_create_says_so_and_waits_where_nobody_else_would_train(command, dataset, own_world, platform):
-    trainer = threading.Thread(target=fail_the_first_run, args=(platform,))
+    trainer = threading.Thread(target=fail_the_first_run, args=(platform,), daemon=True)
     trainer.start()
     outcome = command("runs", "create", "--dataset", dataset, "--base-model", "tiny", "--json")
-    trainer.join()
+    trainer.join(10)
     assert (outcome.code, outcome.json["state"]) == (1, "failed")
     assert "no server runs here" in outcome.err
     assert "no such luck" in outcome.err

@@ -102,16 +102,16 @@ class Site:
     def get(self, path: str) -> Answer:
         return self._open(urllib.request.Request(self.url + path))
 
-    def post(self, path: str, body: bytes | dict) -> Answer:
+    def post(self, path: str, body: bytes | dict[str, Any]) -> Answer:
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         return self._open(urllib.request.Request(self.url + path, content, {"Content-Type": "application/json"}))
 
-    def import_traces(self, traces: Sequence[dict], source: str = "pages") -> None:
+    def import_traces(self, traces: Sequence[dict[str, Any]], source: str = "pages") -> None:
         lines = "\n".join(map(json.dumps, traces)).encode()
         outcome = self.post(f"/api/v1/traces/batch?source={source}", lines).json()
         assert outcome["rejected_count"] == 0, outcome
 
-    def build_dataset(self, name: str, **spec: Any) -> dict:
+    def build_dataset(self, name: str, **spec: Any) -> dict[str, Any]:
         dataset = self.post("/api/v1/datasets", {"name": name, **spec}).json()
         with self.world.database.reading() as session:
             job = build_job(session, find_dataset(session, dataset["dataset_id"]))
@@ -206,7 +206,7 @@ def digest_of(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def traces(count: int) -> list[dict]:
+def traces(count: int) -> list[dict[str, Any]]:
     return [
         {
             "prompt": f"A crate holds {number} apples. How many do two crates hold?",

@@ -78,14 +78,11 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> No
 
 
 def print_fields(fields: Iterable[tuple[str, object]]) -> None:
-    """Print name and value of what is known of one thing."""
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(style="dim" if out().is_terminal else "")
-    table.add_column(overflow="fold")
-    for name, value in fields:
-        if value is not None:
-            table.add_row(name, Text(shown(value)))
-    out().print(table)
+    """Print name and value of what is known of one thing, a line each."""
+    known = [(name, shown(value)) for name, value in fields if value is not None]
+    width = max((len(name) for name, _ in known), default=0)
+    for name, value in known:
+        out().print(Text(name.ljust(width), style="dim") + Text(f"  {value}"), soft_wrap=True)
 
 
 def shown(value: object) -> str:

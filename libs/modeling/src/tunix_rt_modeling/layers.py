@@ -75,13 +75,18 @@ class Linear(nn.Module):
         """Project the last axis."""
         init = nn.initializers.variance_scaling(self.init_scale, "fan_in", "normal")
         kernel = self.param("kernel", init, (x.shape[-1], self.features), jnp.float32)
-        out = x @ kernel.astype(self.dtype)
+        out = _project(x, kernel.astype(self.dtype))
         if self.use_bias:
             out += self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32).astype(self.dtype)
         if self.has_variable("lora", "a"):
             a, b = (self.get_variable("lora", name).astype(self.dtype) for name in ("a", "b"))
             out += (x @ a) @ b
         return out
+
+
+def _project(x: Float[Array, "B T inputs"], kernel: Float[Array, "inputs features"]) -> Float[Array, "B T features"]:
+    """x W as one flat product: its gradient by W needs no transposed copy of x, which the batched product does."""
+    return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], -1)
 
 
 class RMSNorm(nn.Module):
@@ -193,7 +198,7 @@ class Decoder(nn.Module):
             name="embed_tokens",
         )
         layers = nn.scan(
-            Layer,
+            nn.remat(Layer, prevent_cse=False),
             variable_axes={"params": 0, "lora": 0},
             split_rngs={"params": True},
             in_axes=(0, nn.broadcast),

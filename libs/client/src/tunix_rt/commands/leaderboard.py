@@ -1,11 +1,14 @@
 """`tunix-rt leaderboard`."""
 
+from collections.abc import Sequence
+
 import click
 
 from tunix_rt.commands.evaluations import accuracy
 from tunix_rt.commands.options import json_option
 from tunix_rt.console import note, print_json, print_table
 from tunix_rt.server import connect
+from tunix_rt.types import LeaderboardRow
 
 
 @click.command()
@@ -22,9 +25,11 @@ def leaderboard(limit: int, *, as_json: bool) -> None:
     """
     with connect() as client:
         rows = client.evaluations.leaderboard(limit=limit)
-    if as_json:
-        print_json(rows)
-        return
+    print_json(rows) if as_json else show_leaderboard(rows)
+
+
+def show_leaderboard(rows: Sequence[LeaderboardRow]) -> None:
+    """The ranking as a table, with a warning where its rows are not comparable."""
     print_table(
         ("rank", "model", "aliases", "accuracy", "judged", "verdict", "items", "run"),
         [

@@ -81,9 +81,18 @@ def list_(state: str | None, limit: int, *, as_json: bool) -> None:
         print_json(found)
         return
     print_table(
-        ("run", "state", "stage", "step", "dataset", "base model", "model", "created"),
+        ("run", "state", "stage", "progress", "dataset", "base model", "model", "created"),
         [
-            (row.run_id, row.state, row.stage, _steps(row), row.dataset, row.base_model, row.model_name, row.created_at)
+            (
+                row.run_id,
+                row.state,
+                row.stage,
+                _progress(row),
+                row.dataset,
+                row.base_model,
+                row.model_name,
+                row.created_at,
+            )
             for row in found
         ],
     )
@@ -202,5 +211,6 @@ def _show(run: RunDetail) -> None:
         )
 
 
-def _steps(run: Run) -> str:
+def _progress(run: Run) -> str:
+    """Steps of training, or items of judging, that are done."""
     return f"{run.step}/{run.total_steps}" if run.total_steps else str(run.step)

@@ -29,7 +29,7 @@ def watch_to_end(client: Client, run_id: str, *, own_world: bool, as_json: bool)
     Ctrl-C stops the watching; the run goes on, unless its workers end with this process.
     """
     try:
-        run = _watch(client, run_id)
+        run = follow_live(client, run_id)
     except KeyboardInterrupt:
         note(_parting(run_id, own_world=own_world))
         return ExitCode.INTERRUPTED
@@ -46,7 +46,7 @@ def show_outcome(run: RunDetail) -> None:
         [
             ("run", run.run_id),
             ("state", run.state),
-            ("step", f"{run.step}/{run.total_steps}" if run.total_steps else run.step),
+            ("progress", None if run.finished else f"{run.stage} {run.step}/{run.total_steps or '?'}"),
             ("verdict", run.decision),
             ("reason", run.reason),
             ("evaluation", run.evaluation_id),
@@ -55,7 +55,8 @@ def show_outcome(run: RunDetail) -> None:
     )
 
 
-def _watch(client: Client, run_id: str) -> RunDetail:
+def follow_live(client: Client, run_id: str) -> RunDetail:
+    """Show bar and story until the run has ended; what it is then."""
     with _display() as display:
         for update in client.runs.follow(run_id):
             display.show(update)

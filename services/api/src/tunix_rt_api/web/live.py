@@ -56,7 +56,7 @@ def live_run(session: Session, run_id: str) -> LiveRun:
         terminal=run.state in TERMINAL,
         elapsed_s=((run.finished_at or now) - run.started_at).total_seconds() if run.started_at else None,
         eta_s=_eta_s(run, metrics, now),
-        figures=figures(metrics),
+        figures=figures(metrics) if metrics or not run.finished_at else [],
         story=service.events(session, row.id, story_start, MAX_EVENTS),
         logs=newest_output(service.logs(session, row.id, logs_start, MAX_LOG_PIECES, ["stdout", "stderr"])),
         as_of=now,

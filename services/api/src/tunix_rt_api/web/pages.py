@@ -39,6 +39,7 @@ def home(request: Request, session: ReadingDep) -> HTMLResponse:
         server=str(request.base_url).rstrip("/"),
         counts=queries.counts(session),
         holders=queries.alias_holders(session, ALIAS_HOLDERS),
+        datasets=datasets.list_datasets(session, limit=1).items,
         runs=runs.list_runs(session, limit=NEWEST_RUNS).items,
     )
 
