@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 SERVER_FILE = "server.json"
 STOP_PATIENCE_S = 15.0
+LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
 WORKERS = (tunix_rt_trainer.worker.serve, tunix_rt_evaluator.worker.serve, tunix_rt_registry.worker.serve)
 
 
@@ -74,9 +75,10 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def base_url(listener: socket.socket) -> str:
-    """Where a listening socket is reached."""
+    """Where a listening socket is reached from this machine."""
     host, port = listener.getsockname()[:2]
-    return f"http://{host}:{port}"
+    host = LOOPBACK.get(host, host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 @contextmanager

@@ -6,6 +6,7 @@ closes, the supervisor is gone and so are we.
 
 import ctypes
 import json
+import logging
 import os
 import signal
 import sys
@@ -23,7 +24,10 @@ from tunix_rt_common.pipeline import Claim
 from tunix_rt_common.settings import Settings
 from tunix_rt_common.storage import ArtifactStore, open_store
 
+logger = logging.getLogger(__name__)
+
 PR_SET_PDEATHSIG = 1
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 class ToldToLeave(Exception):
@@ -46,7 +50,8 @@ class Child:
         self._say(Progress(step=step, total_steps=total_steps, numbers=numbers))
 
     def story(self, kind: str, message: str, **detail: Any) -> None:
-        """Tell the user something."""
+        """Tell the user something; it goes to the captured logs too."""
+        logger.info("%s", message)
         self._say(Story(kind=kind, message=message, detail=detail))
 
     def result(self, result: dict[str, Any]) -> None:
@@ -101,6 +106,7 @@ def _read_claim(text: str) -> Claim:
 
 def _connect() -> Child:
     _die_with_parent()
+    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
     settings = Settings()
     child = Child(
         claim=_read_claim(os.environ[CLAIM_VARIABLE]),

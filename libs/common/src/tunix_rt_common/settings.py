@@ -36,7 +36,9 @@ class Settings(BaseSettings):
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65_535)] = 8321
-    allowed_hosts: tuple[str, ...] = Field(("127.0.0.1", "localhost"), description="Host headers the API answers to")
+    allowed_hosts: tuple[str, ...] = Field(
+        ("127.0.0.1", "localhost", "[::1]"), description="Host headers the API answers to"
+    )
     model_roots: tuple[Path, ...] = Field((), description="folders under which a run may name a model directory")
 
     @cached_property

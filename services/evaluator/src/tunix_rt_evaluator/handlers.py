@@ -28,6 +28,7 @@ def after_evaluation(world: World, session: Session, claim: Claim, result: dict[
             eval_set_sha256=report.eval_set_sha256,
             judge=report.judge,
             score=report.overall.model_dump(mode="json"),
+            accuracy=report.overall.accuracy,
             verdict_sha256=result["verdict_sha256"],
             decision=verdict.decision,
             reason=verdict.reason,

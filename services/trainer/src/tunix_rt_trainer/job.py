@@ -4,6 +4,7 @@ Here compute and I/O meet: inputs come from the store, the engine turns them int
 model go back to the store.
 """
 
+import logging
 import shutil
 import sys
 from pathlib import Path
@@ -26,7 +27,10 @@ from tunix_rt_trainer.engine.state import TrainState
 from tunix_rt_trainer.inputs import RunInputs, load_inputs
 from tunix_rt_trainer.publishing import CheckpointPublisher
 
+logger = logging.getLogger(__name__)
+
 OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"
+LOG_LINES = 20
 
 
 def train_run(child: Child) -> dict[str, Any]:
@@ -103,6 +107,9 @@ def _encode(child: Child, spec: SftSpec, inputs: RunInputs) -> TrainingData:
 
 
 def _report(child: Child, info: StepInfo) -> None:
+    """Every step to the supervisor; a line in the logs for about every twentieth part of the run."""
+    if info.validation_loss is not None or info.step % max(1, info.total_steps // LOG_LINES) == 0:
+        logger.info("%s", _line(info))
     child.progress(
         info.step,
         info.total_steps,
@@ -113,6 +120,19 @@ def _report(child: Child, info: StepInfo) -> None:
         eta_s=info.eta_s,
         validation_loss=info.validation_loss,
     )
+
+
+def _line(info: StepInfo) -> str:
+    numbers = (
+        ("loss {:.4f}", info.loss),
+        ("validation loss {:.4f}", info.validation_loss),
+        ("gradient norm {:.3g}", info.gradient_norm),
+        ("learning rate {:.3g}", info.learning_rate),
+        ("{:,.0f} tokens/s", info.tokens_per_s),
+        ("{:.0f} s left", info.eta_s),
+    )
+    told = (text.format(number) for text, number in numbers if number is not None)
+    return f"step {info.step}/{info.total_steps}: " + ", ".join(told)
 
 
 def _measured(child: Child, last: dict[str, Any]) -> dict[str, Any]:

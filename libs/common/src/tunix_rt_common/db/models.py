@@ -77,10 +77,11 @@ class TraceRow(Base):
     """One reasoning trace, stored once however often it is imported."""
 
     __tablename__ = "traces"
+    __table_args__ = (Index("ix_traces_source_id", "source", "id"),)
     id: Mapped[UUID] = mapped_column(primary_key=True, default=new_id)
     content_sha256: Mapped[str] = mapped_column(String(64), unique=True)
     prompt_sha256: Mapped[str] = mapped_column(String(64), index=True)
-    source: Mapped[str | None] = mapped_column(String(200), index=True)
+    source: Mapped[str | None] = mapped_column(String(200))
     document: Mapped[Document]
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
 
@@ -256,6 +257,7 @@ class EvaluationRecord(Base):
     eval_set_sha256: Mapped[str] = mapped_column(String(64), index=True)
     judge: Mapped[str] = mapped_column(String(64))
     score: Mapped[Document]
+    accuracy: Mapped[float | None] = mapped_column(index=True)
     verdict_sha256: Mapped[str] = mapped_column(String(64))
     decision: Mapped[str] = mapped_column(String(16))
     reason: Mapped[str]
@@ -273,7 +275,7 @@ class ModelVersionRecord(Base):
     version: Mapped[int]
     run_id: Mapped[UUID] = mapped_column(ForeignKey("runs.id"), unique=True)
     manifest_sha256: Mapped[str] = mapped_column(String(64))
-    evaluation_id: Mapped[UUID | None] = mapped_column(ForeignKey("evaluations.id"))
+    evaluation_id: Mapped[UUID | None] = mapped_column(ForeignKey("evaluations.id"), index=True)
     metrics: Mapped[Document]
     provenance: Mapped[Document]
     created_at: Mapped[datetime] = mapped_column(default=utc_now)

@@ -59,14 +59,17 @@ def leaderboard(session: Session, limit: int) -> list[LeaderboardRow]:
     joined = select(ModelVersionRecord, EvaluationRecord).join(
         EvaluationRecord, EvaluationRecord.id == ModelVersionRecord.evaluation_id
     )
-    pairs = session.execute(joined).tuples().all()
-    ordered = sorted(pairs, key=lambda pair: (-(pair[1].score["accuracy"] or 0.0), pair[0].created_at))
+    best = joined.order_by(EvaluationRecord.accuracy.desc().nulls_last(), ModelVersionRecord.id).limit(limit)
     aliases = _aliases(session)
-    return [_row(rank, pair, aliases[pair[0].id]) for rank, pair in enumerate(ordered[:limit], start=1)]
+    return [
+        _row(rank, version, evaluation, aliases[version.id])
+        for rank, (version, evaluation) in enumerate(session.execute(best), start=1)
+    ]
 
 
-def _row(rank: int, pair: tuple[ModelVersionRecord, EvaluationRecord], aliases: Sequence[str]) -> LeaderboardRow:
-    version, evaluation = pair
+def _row(
+    rank: int, version: ModelVersionRecord, evaluation: EvaluationRecord, aliases: Sequence[str]
+) -> LeaderboardRow:
     return LeaderboardRow(
         rank=rank,
         model=version.name,

@@ -2,10 +2,10 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path
+from fastapi import APIRouter, Path, Query
 from fastapi.responses import StreamingResponse
 
-from tunix_rt_api.deps import ReadingDep, ServicesDep
+from tunix_rt_api.deps import Limit, ReadingDep, ServicesDep
 from tunix_rt_api.models import service
 from tunix_rt_api.models.schemas import AliasMove, AliasOut, ModelOut, VersionOut
 from tunix_rt_common.errors import NotFound
@@ -28,9 +28,15 @@ def get_model(name: str, session: ReadingDep) -> ModelOut:
 
 
 @router.get("/{name}/versions")
-def list_versions(name: str, session: ReadingDep, services: ServicesDep) -> list[VersionOut]:
+def list_versions(
+    name: str,
+    session: ReadingDep,
+    services: ServicesDep,
+    limit: Limit = 50,
+    before: Annotated[int | None, Query(ge=1, lt=2**31, description="only versions below this one")] = None,
+) -> list[VersionOut]:
     """A model's versions, newest first."""
-    return [service.show(session, services.store, row) for row in service.versions(session, name)]
+    return [service.show(session, services.store, row) for row in service.versions(session, name, limit, before)]
 
 
 @router.get("/{name}/versions/{which}")

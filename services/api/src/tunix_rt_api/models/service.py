@@ -20,7 +20,7 @@ def list_models(session: Session, name: str | None = None) -> list[ModelOut]:
         newest = newest.where(ModelVersionRecord.name == name)
     return [
         ModelOut(name=model, latest_version=latest, aliases=_aliases(session, model))
-        for model, latest in session.execute(newest.order_by(ModelVersionRecord.name)).tuples()
+        for model, latest in session.execute(newest.order_by(ModelVersionRecord.name))
     ]
 
 
@@ -32,11 +32,13 @@ def find_model(session: Session, name: str) -> ModelOut:
     return found[0]
 
 
-def versions(session: Session, name: str) -> Sequence[ModelVersionRecord]:
-    """Versions of a model, newest first."""
+def versions(session: Session, name: str, limit: int, before: int | None = None) -> Sequence[ModelVersionRecord]:
+    """Versions of a model, newest first, from below version `before` on."""
     find_model(session, name)
     wanted = select(ModelVersionRecord).where(ModelVersionRecord.name == name)
-    return session.scalars(wanted.order_by(ModelVersionRecord.version.desc())).all()
+    if before is not None:
+        wanted = wanted.where(ModelVersionRecord.version < before)
+    return session.scalars(wanted.order_by(ModelVersionRecord.version.desc()).limit(limit)).all()
 
 
 def find_version(session: Session, name: str, which: str) -> ModelVersionRecord:
@@ -75,4 +77,5 @@ def _aliases(session: Session, name: str) -> dict[str, int]:
     joined = select(AliasRecord.alias, ModelVersionRecord.version).join(
         ModelVersionRecord, AliasRecord.version_id == ModelVersionRecord.id
     )
-    return dict(session.execute(joined.where(AliasRecord.name == name).order_by(AliasRecord.alias)).tuples().all())
+    found = session.execute(joined.where(AliasRecord.name == name).order_by(AliasRecord.alias))
+    return {alias: version for alias, version in found}  # noqa: C416 - rows are not tuples

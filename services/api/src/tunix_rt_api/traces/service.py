@@ -62,7 +62,7 @@ def add_rejection(outcome: BatchOutcome, line: int, error: str) -> None:
 def _store(session: Session, traces: Sequence[Trace], source: str | None) -> list[TraceAccepted]:
     hashes = [trace.content_sha256() for trace in traces]
     found = session.execute(select(TraceRow.content_sha256, TraceRow.id).where(TraceRow.content_sha256.in_(hashes)))
-    known: dict[str, UUID] = dict(found.tuples().all())
+    known = {sha256: trace_id for sha256, trace_id in found}  # noqa: C416 - rows are not tuples
     accepted = []
     for sha256, trace in zip(hashes, traces, strict=True):
         duplicate = sha256 in known

@@ -53,7 +53,7 @@ def upgrade() -> None:
     )
     with op.batch_alter_table("traces") as batch_op:
         batch_op.create_index(batch_op.f("ix_traces_prompt_sha256"), ["prompt_sha256"], unique=False)
-        batch_op.create_index(batch_op.f("ix_traces_source"), ["source"], unique=False)
+        batch_op.create_index("ix_traces_source_id", ["source", "id"], unique=False)
 
     op.create_table(
         "runs",
@@ -86,6 +86,7 @@ def upgrade() -> None:
         sa.Column("eval_set_sha256", sa.String(length=64), nullable=False),
         sa.Column("judge", sa.String(length=64), nullable=False),
         sa.Column("score", sa.JSON(), nullable=False),
+        sa.Column("accuracy", sa.Double(), nullable=True),
         sa.Column("verdict_sha256", sa.String(length=64), nullable=False),
         sa.Column("decision", sa.String(length=16), nullable=False),
         sa.Column("reason", sa.Text(), nullable=False),
@@ -96,6 +97,7 @@ def upgrade() -> None:
         sa.UniqueConstraint("run_id", name=op.f("uq_evaluations_run_id")),
     )
     with op.batch_alter_table("evaluations") as batch_op:
+        batch_op.create_index(batch_op.f("ix_evaluations_accuracy"), ["accuracy"], unique=False)
         batch_op.create_index(batch_op.f("ix_evaluations_eval_set_sha256"), ["eval_set_sha256"], unique=False)
         batch_op.create_index(batch_op.f("ix_evaluations_model_sha256"), ["model_sha256"], unique=False)
 
@@ -225,6 +227,9 @@ def upgrade() -> None:
         sa.UniqueConstraint("name", "version", name=op.f("uq_model_versions_name_version")),
         sa.UniqueConstraint("run_id", name=op.f("uq_model_versions_run_id")),
     )
+    with op.batch_alter_table("model_versions") as batch_op:
+        batch_op.create_index(batch_op.f("ix_model_versions_evaluation_id"), ["evaluation_id"], unique=False)
+
     op.create_table(
         "outbox",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
@@ -258,6 +263,9 @@ def downgrade() -> None:
         batch_op.drop_index("ix_outbox_published_at_due_at")
 
     op.drop_table("outbox")
+    with op.batch_alter_table("model_versions") as batch_op:
+        batch_op.drop_index(batch_op.f("ix_model_versions_evaluation_id"))
+
     op.drop_table("model_versions")
     with op.batch_alter_table("logs") as batch_op:
         batch_op.drop_index(batch_op.f("ix_logs_run_id"))
@@ -280,6 +288,7 @@ def downgrade() -> None:
     with op.batch_alter_table("evaluations") as batch_op:
         batch_op.drop_index(batch_op.f("ix_evaluations_model_sha256"))
         batch_op.drop_index(batch_op.f("ix_evaluations_eval_set_sha256"))
+        batch_op.drop_index(batch_op.f("ix_evaluations_accuracy"))
 
     op.drop_table("evaluations")
     with op.batch_alter_table("runs") as batch_op:
@@ -287,7 +296,7 @@ def downgrade() -> None:
 
     op.drop_table("runs")
     with op.batch_alter_table("traces") as batch_op:
-        batch_op.drop_index(batch_op.f("ix_traces_source"))
+        batch_op.drop_index("ix_traces_source_id")
         batch_op.drop_index(batch_op.f("ix_traces_prompt_sha256"))
 
     op.drop_table("traces")
