@@ -1,6 +1,6 @@
 # Every verb works on a fresh clone: uv is fetched into the project folder where it is missing.
 
-UV_VERSION := 0.9.7
+UV_VERSION := 0.13.9
 export UV_PROJECT_ENVIRONMENT := .venv
 UV := $(shell command -v uv 2>/dev/null || echo .tools/bin/uv)
 RUN := $(UV) run --frozen

@@ -2,8 +2,8 @@ from itertools import count
 
 from tunix_rt_common.chat import DEFAULT_TEMPLATE, ChatTemplate
 from tunix_rt_common.datasets import DatasetRow, row_from_trace
-from tunix_rt_common.traces import Trace
 from tunix_rt_common.preview import MAX_PREVIEW_CHARS, preview
+from tunix_rt_common.traces import Trace
 
 TEMPLATE = ChatTemplate(DEFAULT_TEMPLATE, "<s>", "</s>")
 

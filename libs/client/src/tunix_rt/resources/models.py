@@ -1,10 +1,10 @@
 """Models: versions, files, aliases."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-from tunix_rt.connection import Connection, quoted
+from tunix_rt.connection import PAGE_SIZE, Connection, quoted
 from tunix_rt.downloads import Progress, ignore_progress, placed_folder, save
 from tunix_rt.types import Alias, Model, ModelFile, ModelVersion
 
@@ -23,9 +23,15 @@ class Models:
         """One model."""
         return self._connection.get(f"/models/{quoted(name)}", Model)
 
-    def versions(self, name: str) -> Sequence[ModelVersion]:
+    def versions(self, name: str) -> Iterator[ModelVersion]:
         """A model's versions, newest first."""
-        return self._connection.get(f"/models/{quoted(name)}/versions", tuple[ModelVersion, ...])
+        before: int | None = None
+        full = True
+        while full:
+            params = {"limit": PAGE_SIZE, "before": before}
+            page = self._connection.get(f"/models/{quoted(name)}/versions", Sequence[ModelVersion], params)
+            yield from page
+            before, full = (page[-1].version if page else None), len(page) == PAGE_SIZE
 
     def version(self, name: str, which: str) -> ModelVersion:
         """One version."""

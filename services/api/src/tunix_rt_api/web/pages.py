@@ -20,6 +20,7 @@ from tunix_rt_api.web.rendering import render
 from tunix_rt_common.pipeline import JobState
 from tunix_rt_common.specs import Target
 
+VERSIONS_SHOWN = 100
 PAGE_SIZE = 25
 NEWEST_RUNS = 8
 ALIAS_HOLDERS = 6
@@ -117,7 +118,7 @@ def model_list(session: ReadingDep) -> HTMLResponse:
 @router.get("/models/{name}")
 def model_detail(name: str, session: ReadingDep, services: ServicesDep, offset: Offset = 0) -> HTMLResponse:
     """One model's versions, newest first."""
-    rows = models.versions(session, name)
+    rows = models.versions(session, name, VERSIONS_SHOWN)
     shown = [models.show(session, services.store, row) for row in rows[offset : offset + PAGE_SIZE]]
     return render(
         "model.html",

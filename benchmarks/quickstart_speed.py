@@ -1,0 +1,51 @@
+"""`make bench`: how fast the parts of the quickstart are on this machine. Asserts nothing; writes results.json."""
+
+import json
+import tempfile
+from collections.abc import Iterable
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+
+from measurement import Measurement, this_machine
+from model_speed import measure_model
+from rich.console import Console
+from rich.table import Column, Table
+from service_speed import DATASET, measure_service
+from start_speed import measure_starts
+
+RESULTS = Path(__file__).with_name("results.json")
+
+
+def main() -> None:
+    """Measure, show, write."""
+    console = Console()
+    with tempfile.TemporaryDirectory() as home, console.status("measuring, about two minutes"):
+        measurements = [*measure_model(), *measure_service(Path(home)), *measure_starts(Path(home), DATASET)]
+    document = {
+        "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": asdict(this_machine()),
+        "measurements": [asdict(measurement) for measurement in measurements],
+    }
+    RESULTS.write_text(json.dumps(document, indent=2) + "\n")
+    console.print(_table(measurements))
+    console.print(" · ".join(f"{name} {value}" for name, value in asdict(this_machine()).items()))
+    console.print(f"written to {RESULTS}")
+
+
+def _table(measurements: Iterable[Measurement]) -> Table:
+    table = Table("what", Column("measured", justify="right"), "unit", Column("limit", justify="right"), "limit is")
+    for row in measurements:
+        table.add_row(row.subject, _number(row.value), row.unit, _number(row.limit, missing=""), row.limit_is)
+    return table
+
+
+def _number(value: float | None, missing: str = "not measured") -> str:
+    """Three significant digits, thousands grouped."""
+    if value is None:
+        return missing
+    return f"{float(f'{value:.3g}'):,g}" if abs(value) < 1e6 else f"{value:,.0f}"
+
+
+if __name__ == "__main__":
+    main()
