@@ -49,6 +49,17 @@ class Answer:
     def text(self) -> str:
         return self.body.decode()
 
+    def problem(self, status: int) -> dict[str, Any]:
+        """The problem document of a refusal that a user can act on."""
+        assert self.status == status, self.text
+        assert self.headers["content-type"] == "application/problem+json"
+        document = dict(self.json)
+        assert document["status"] == status
+        assert document["detail"]
+        assert "Traceback" not in self.text
+        assert len(self.body) < 4000, "a refusal does not repeat what was sent"
+        return document
+
 
 class Server:
     """A served API, and the few requests that most tests begin with."""

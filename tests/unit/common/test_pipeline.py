@@ -21,10 +21,17 @@ def snapshot(machine):
     """All that the machine has written, to see that nothing was."""
     kinds = (JobRecord, AttemptRecord, EventRecord, OutboxRecord)
     return [
-        {column: getattr(row, column) for column in row.__table__.columns.keys()}
+        {column.key: getattr(row, column.key) for column in row.__table__.columns}
         for kind in kinds
         for row in machine.all(kind)
     ]
+
+
+def crash_after(machine, write):
+    """Write, and die before the commit."""
+    with machine.writing() as session:
+        write(session)
+        raise ZeroDivisionError
 
 
 def test_submitting_writes_job_event_and_doorbell_together(machine):
@@ -36,9 +43,8 @@ def test_submitting_writes_job_event_and_doorbell_together(machine):
 
 
 def test_submission_that_is_not_committed_leaves_nothing(machine):
-    with pytest.raises(ZeroDivisionError), machine.writing() as session:
-        pipeline.submit(session, NewJob("train", timeout_s=1.0))
-        raise ZeroDivisionError
+    with pytest.raises(ZeroDivisionError):
+        crash_after(machine, lambda session: pipeline.submit(session, NewJob("train")))
     assert snapshot(machine) == []
 
 
@@ -132,9 +138,9 @@ def test_failure_between_ending_and_commit_leaves_the_attempt_running(machine):
     job_id = machine.submit_run()
     claim = machine.claim(job_id)
     before = snapshot(machine)
-    with pytest.raises(ZeroDivisionError), machine.writing() as session:
-        pipeline.advance(session, claim, DONE, [NewJob("evaluate", run_id=claim.run_id)])
-        raise ZeroDivisionError
+    evaluate = NewJob("evaluate", run_id=claim.run_id)
+    with pytest.raises(ZeroDivisionError):
+        crash_after(machine, lambda session: pipeline.advance(session, claim, DONE, [evaluate]))
     assert snapshot(machine) == before
     machine.end(claim, DONE)
 

@@ -3,10 +3,10 @@
 A message is a doorbell. It may be lost, doubled or late; the job's row in the database says what there is to do.
 """
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 QueueName = Literal["train", "evaluate", "registry"]
 
@@ -55,7 +55,7 @@ MESSAGES: dict[JobKind, type[AnyMessage]] = {
     "register": RegisterJob,
     "build_dataset": BuildDatasetJob,
 }
-_ANY: TypeAdapter[AnyMessage] = TypeAdapter(AnyMessage)
+_ANY: TypeAdapter[AnyMessage] = TypeAdapter(Annotated[AnyMessage, Field(discriminator="kind")])
 
 
 def decode(body: bytes | str) -> AnyMessage:

@@ -189,13 +189,13 @@ def request_cancel(session: Session, job_id: UUID) -> JobState:
     waiting = JobRecord.state.in_([*CLAIMABLE, JobState.PAUSED])
     ended = _swap(session, JobRecord.id == job_id, waiting, state=JobState.CANCELLED, cancel_requested_at=now,
                   finished_at=now)  # fmt: skip
-    if not ended:
-        _swap(session, JobRecord.id == job_id, JobRecord.state == JobState.RUNNING, cancel_requested_at=now)
+    unasked = and_(JobRecord.state == JobState.RUNNING, JobRecord.cancel_requested_at.is_(None))
+    asked = not ended and _swap(session, JobRecord.id == job_id, unasked, cancel_requested_at=now)
     job = _job(session, job_id)
     if ended:
         _record(session, job, "state", "cancelled before it ran", to_state=JobState.CANCELLED)
         _tell_run(session, job, JobState.CANCELLED)
-    elif job.state == JobState.RUNNING:
+    elif asked:
         _record(session, job, "cancel_requested", "cancel requested: the worker stops at its next heartbeat")
     return JobState(job.state)
 
@@ -221,19 +221,13 @@ def ring_unheard(session: Session, doorbell_s: float) -> int:
 
 def expired(session: Session, limit: int = 100) -> list[JobRecord]:
     """Running jobs whose worker has been silent for longer than its lease."""
-    now = database_now(session)
-    silent = and_(JobRecord.state == JobState.RUNNING, JobRecord.lease_expires_at < now)
-    return session.query(JobRecord).filter(silent).limit(limit).all()
+    return session.query(JobRecord).filter(_silent(session)).limit(limit).all()
 
 
 def expire(session: Session, job: JobRecord, ending: Ending) -> bool:
     """End an attempt whose lease ran out, unless its worker has spoken since; whether it was ended."""
-    still_silent = (
-        JobRecord.id == job.id,
-        and_(JobRecord.claim_id == job.claim_id, JobRecord.lease_expires_at == job.lease_expires_at),
-    )
     try:
-        _end_attempt(session, still_silent, ending)
+        _end_attempt(session, (JobRecord.id == job.id, _silent(session)), ending)
     except OwnershipLost:
         return False
     return True
@@ -269,6 +263,10 @@ def _end_attempt(session: Session, expected: tuple[ColumnElement[bool], ...], en
         _ring(session, job, job.not_before)
     _tell_run(session, job, state)
     return state
+
+
+def _silent(session: Session) -> ColumnElement[bool]:
+    return and_(JobRecord.state == JobState.RUNNING, JobRecord.lease_expires_at < database_now(session))
 
 
 def _held_by(held: Claim) -> tuple[ColumnElement[bool], ColumnElement[bool]]:

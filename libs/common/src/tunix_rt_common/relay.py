@@ -7,6 +7,7 @@ compare-and-swap per job.
 import logging
 import threading
 import time
+from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import select
 
@@ -33,7 +34,8 @@ class Relay:
         self._queue = queue
         self._settings = settings
         self._nudged = threading.Event()
-        self._healthy_since: float | None = None
+        self._healthy_since: datetime | None = None
+        self._swept_at = datetime.min.replace(tzinfo=UTC)
         self._next_sweep = 0.0
 
     def nudge(self) -> None:
@@ -68,15 +70,22 @@ class Relay:
             return len(rows)
 
     def _sweep_when_due(self) -> None:
-        now = time.monotonic()
-        self._healthy_since = self._healthy_since or now
-        if now < self._next_sweep:
+        if time.monotonic() < self._next_sweep:
             return
-        self._next_sweep = now + self._settings.sweep_s
+        self._next_sweep = time.monotonic() + self._settings.sweep_s
         with self._database.transaction() as session:
+            now = database_now(session)
             pipeline.ring_unheard(session, self._settings.doorbell_s)
-        if now - self._healthy_since >= self._settings.lease_s:
+        if self._healthy_s(now) >= self._settings.lease_s:
             self.expire_leases()
+
+    def _healthy_s(self, now: datetime) -> float:
+        """For how long sweeps have followed each other without an outage, a standstill or a sleeping machine."""
+        patience = timedelta(seconds=self._settings.sweep_s + self._settings.lease_s / 2)
+        if self._healthy_since is None or now - self._swept_at > patience:
+            self._healthy_since = now
+        self._swept_at = now
+        return (now - self._healthy_since).total_seconds()
 
     def expire_leases(self) -> int:
         """Give the jobs of silent workers back; how many there were.

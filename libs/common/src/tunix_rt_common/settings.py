@@ -16,7 +16,9 @@ Seconds = PositiveFloat
 class Settings(BaseSettings):
     """One frozen value per process; unset URLs point into `home`."""
 
-    model_config = SettingsConfigDict(env_prefix="TUNIX_RT_", frozen=True, extra="ignore", protected_namespaces=())
+    model_config = SettingsConfigDict(
+        env_prefix="TUNIX_RT_", frozen=True, extra="ignore", allow_inf_nan=False, protected_namespaces=()
+    )
 
     home: Path = Field(Path("~/.tunix-rt"), description="folder of the embedded world's files")
     database_url: str | None = None

@@ -80,7 +80,7 @@ class Linear(nn.Module):
             out += self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32).astype(self.dtype)
         if self.has_variable("lora", "a"):
             a, b = (self.get_variable("lora", name).astype(self.dtype) for name in ("a", "b"))
-            out += (x @ a) @ b
+            out += _project(_project(x, a), b)
         return out
 
 

@@ -52,7 +52,7 @@ def versions(name: str, *, as_json: bool) -> None:
       tunix-rt models versions sums
     """
     with connect() as client:
-        found = client.models.versions(name)
+        found = tuple(client.models.versions(name))
     if as_json:
         print_json(found)
         return

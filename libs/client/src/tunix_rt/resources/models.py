@@ -29,7 +29,7 @@ class Models:
         full = True
         while full:
             params = {"limit": PAGE_SIZE, "before": before}
-            page = self._connection.get(f"/models/{quoted(name)}/versions", Sequence[ModelVersion], params)
+            page = self._connection.get(f"/models/{quoted(name)}/versions", tuple[ModelVersion, ...], params)
             yield from page
             before, full = (page[-1].version if page else None), len(page) == PAGE_SIZE
 
