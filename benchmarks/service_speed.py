@@ -50,14 +50,16 @@ def measure_service(home: Path) -> list[Measurement]:
             "POST to 202, median", "ms", 1e3 * median(wait_s for *_, wait_s in accepted), commit_ms, "raw SQLite commit"
         ),
         Measurement("202 to claimed, median", "ms", median(to_claim_ms), commit_ms, "raw SQLite commit"),
-        Measurement("202 to claimed, 99th percentile", "ms", quantiles(to_claim_ms, n=100)[98]),
+        Measurement("202 to claimed, 99 %", "ms", quantiles(to_claim_ms, n=100)[98]),
     ]
 
 
 @contextmanager
 def serving(home: Path) -> Iterator[Client]:
     """A client of a server over `home` that lives as long as the block."""
-    server = subprocess.Popen([COMMAND, "up", "--port", "0"], env=os.environ | {"TUNIX_RT_HOME": str(home)})
+    environment = os.environ | {"TUNIX_RT_HOME": str(home)}
+    with (home / "server.log").open("wb") as log:
+        server = subprocess.Popen([COMMAND, "up", "--port", "0"], env=environment, stdout=log, stderr=log)
     try:
         with Client(_address(home)) as client:
             yield client
@@ -108,4 +110,5 @@ def _address(home: Path) -> str:
         if url := running_server(home):
             return url
         time.sleep(POLL_S)
-    raise RuntimeError(f"tunix-rt up was not ready after {START_PATIENCE_S:g} s: its words are above")
+    words = (home / "server.log").read_text("utf-8", "replace")
+    raise RuntimeError(f"tunix-rt up was not ready after {START_PATIENCE_S:g} s; it said: {words}")

@@ -127,6 +127,7 @@ class Job(Answer):
     state: str
     attempt: int
     step: int
+    total_steps: int | None
     failure_class: str | None
     failure: str | None
     created_at: datetime

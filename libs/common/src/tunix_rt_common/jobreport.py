@@ -59,6 +59,7 @@ class JobReport:
         self._unsaved: list[Progress | Story] = []
         self._logs: dict[str, bytearray] = {"stdout": bytearray(), "stderr": bytearray()}
         self.step: int | None = None
+        self.total_steps: int | None = None
         self.result: dict[str, Any] | None = None
         self.failure: str | None = None
         self.heard_at = time.monotonic()
@@ -73,7 +74,8 @@ class JobReport:
                 self.failure = line.message
             else:
                 self._unsaved.append(line)
-                self.step = line.step if isinstance(line, Progress) else self.step
+            if isinstance(line, Progress):
+                self.step, self.total_steps = line.step, line.total_steps or self.total_steps
 
     def log(self, stream: str, chunk: bytes) -> None:
         """Take a piece of the child's output."""

@@ -66,7 +66,11 @@ class LeaseKeeper:
             try:
                 with self._world.database.transaction() as session:
                     self._cancelled = pipeline.heartbeat(
-                        session, self._claim, step=self._report.step, lease_s=self._world.settings.lease_s
+                        session,
+                        self._claim,
+                        step=self._report.step,
+                        total_steps=self._report.total_steps,
+                        lease_s=self._world.settings.lease_s,
                     )
                     self._save(session, lines, logs)
             except Unavailable:
@@ -94,7 +98,7 @@ class LeaseKeeper:
         for line in progress:
             if line.numbers:
                 session.merge(MetricRecord(run_id=run_id, step=line.step, numbers=line.numbers))
-        if progress:
+        if progress and self._claim.kind == "train":
             run = session.get_one(RunRecord, run_id)
             run.step, run.total_steps = progress[-1].step, progress[-1].total_steps or run.total_steps
         for stream, chunk in logs.items():

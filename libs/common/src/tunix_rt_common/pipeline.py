@@ -156,13 +156,16 @@ def claim(session: Session, job_id: UUID, worker: str, lease_s: float) -> Claim 
     )
 
 
-def heartbeat(session: Session, held: Claim, *, step: int | None, lease_s: float) -> bool:
+def heartbeat(
+    session: Session, held: Claim, *, step: int | None, lease_s: float, total_steps: int | None = None
+) -> bool:
     """Prolong the lease and record progress; True when somebody asked to cancel.
 
     A lease that has run out is prolonged all the same: only another claim ends ownership (`OwnershipLost`).
     """
     now = database_now(session)
-    progress = {} if step is None else {"step": step}
+    told = {"step": step, "total_steps": total_steps}
+    progress = {name: value for name, value in told.items() if value is not None}
     if not _swap(session, *_held_by(held), lease_expires_at=now + timedelta(seconds=lease_s), **progress):
         raise OwnershipLost(f"job {held.job_id} has another owner by now")
     return _job(session, held.job_id).cancel_requested_at is not None

@@ -99,8 +99,7 @@ class Supervisor:
         report = JobReport()
         with LeaseKeeper(self._world, claim, report) as lease:
             ending = self._in_child(job, claim, report, lease) if isinstance(job, ChildJob) else self._here(job, claim)
-        logs_sha256 = archive_logs(self._world.database, self._world.store, claim)
-        self._close(claim, job.finish, ending, logs_sha256)
+        self._close(claim, job.finish, ending)
         self._notify()
 
     def _here(self, job: ShortJob, claim: Claim) -> Ending:
@@ -140,10 +139,11 @@ class Supervisor:
         with self._world.database.transaction() as session:
             return rule(pipeline.hold(session, claim))
 
-    def _close(self, claim: Claim, finish: Finish, ending: Ending, logs_sha256: str | None) -> None:
-        """Publish the ending; while the database is away the work is kept and tried again."""
+    def _close(self, claim: Claim, finish: Finish, ending: Ending) -> None:
+        """Publish the ending; while database or store are away the work is kept and tried again."""
         for patience in range(FINISH_PATIENCE):
             try:
+                logs_sha256 = archive_logs(self._world.database, self._world.store, claim)
                 self._publish(claim, finish, ending, logs_sha256)
             except Unavailable:
                 if patience == FINISH_PATIENCE - 1:
@@ -156,7 +156,9 @@ class Supervisor:
 
     def _publish(self, claim: Claim, finish: Finish, ending: Ending, logs_sha256: str | None) -> None:
         with self._world.database.transaction() as session:
-            pipeline.hold(session, claim)
+            job = pipeline.hold(session, claim)
+            if job.cancel_requested_at and ending.state == JobState.SUCCEEDED:
+                ending = endings.cancelled()
             if logs_sha256:
                 session.get_one(RunRecord, claim.run_id).logs_sha256 = logs_sha256
             next_jobs: Sequence[NewJob] = ()

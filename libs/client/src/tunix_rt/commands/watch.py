@@ -46,7 +46,7 @@ def show_outcome(run: RunDetail) -> None:
         [
             ("run", run.run_id),
             ("state", run.state),
-            ("progress", None if run.finished else f"{run.stage} {run.step}/{run.total_steps or '?'}"),
+            ("progress", None if run.finished else f"{run.stage} {run.jobs[-1].step}/{run.jobs[-1].total_steps or '?'}"),
             ("verdict", run.decision),
             ("reason", run.reason),
             ("evaluation", run.evaluation_id),
@@ -91,10 +91,11 @@ class _Display:
         for metric in update.metrics:
             self.numbers.update(metric.numbers)
         run = update.run
+        stage = run.jobs[-1]
         self.progress.update(
             self.task,
-            completed=run.step,
-            total=run.total_steps,
+            completed=stage.step,
+            total=stage.total_steps,
             description=printable(f"{run.stage} {run.state}"),
             numbers=numbers_line(self.numbers) if run.stage == "train" else "",
         )

@@ -143,6 +143,7 @@ class JobRecord(Base):
     stalled_attempts: Mapped[int] = mapped_column(default=0)
     last_ended_step: Mapped[int | None]
     step: Mapped[int] = mapped_column(default=0)
+    total_steps: Mapped[int | None]
     worker: Mapped[str | None] = mapped_column(String(200))
     lease_expires_at: Mapped[datetime | None]
     not_before: Mapped[datetime]

@@ -34,6 +34,7 @@ class JobOut(BaseModel):
     state: str
     attempt: int
     step: int
+    total_steps: int | None
     failure_class: str | None
     failure: str | None
     created_at: datetime

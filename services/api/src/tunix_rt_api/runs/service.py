@@ -120,6 +120,7 @@ def show_job(job: JobRecord) -> JobOut:
         state=job.state,
         attempt=job.attempt,
         step=job.step,
+        total_steps=job.total_steps,
         failure_class=job.failure_class,
         failure=job.failure,
         created_at=job.created_at,

@@ -56,6 +56,11 @@ def moment(time: datetime) -> str:
     return f"{time:%Y-%m-%d %H:%M:%S}"
 
 
+def minute(time: datetime) -> str:
+    """An aware time to the minute, for tables with little room."""
+    return f"{time:%Y-%m-%d %H:%M}"
+
+
 def short_hash(digest: str) -> str:
     """The beginning of a digest; the whole belongs into a title beside it."""
     return digest[:12]

@@ -39,6 +39,7 @@ def _templates() -> Environment:
         byte_size=formats.byte_size,
         count=formats.count,
         duration=formats.duration,
+        minute=formats.minute,
         moment=formats.moment,
         percent=formats.percent,
         points=formats.points,

@@ -116,6 +116,7 @@ def upgrade() -> None:
         sa.Column("stalled_attempts", sa.Integer(), nullable=False),
         sa.Column("last_ended_step", sa.Integer(), nullable=True),
         sa.Column("step", sa.Integer(), nullable=False),
+        sa.Column("total_steps", sa.Integer(), nullable=True),
         sa.Column("worker", sa.String(length=200), nullable=True),
         sa.Column("lease_expires_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("not_before", sa.DateTime(timezone=True), nullable=False),
