@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from contextlib import suppress
 
 import pytest
 
@@ -74,11 +75,18 @@ def test_body_that_says_it_is_huge_is_refused_unread(standing_api, method, path)
 
 
 @EVERYWHERE
-def test_endless_chunks_are_cut_off(standing_api, method, path):
-    chunks = (b'{"name": "' if number == 0 else b"x" * 1_000_000 for number in range(1000))
-    with pytest.raises((BrokenPipeError, ConnectionResetError)):
-        standing_api.ask(method, path, chunks)
-    assert standing_api.get("/healthz").status == 200
+def test_body_without_end_is_cut_off(standing_api, method, path):
+    sent = 0
+
+    def chunks():
+        nonlocal sent
+        for sent in range(300):
+            yield b"x" * 1_000_000
+
+    with suppress(ConnectionError):
+        standing_api.ask(method, path, chunks()).problem(413)
+    print("SENT", sent)
+    assert sent < 200
 
 
 def test_huge_unknown_key_is_not_repeated(standing_api):

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tunix_rt_common.db.models import LogRecord, MetricRecord
+from tunix_rt_common import pipeline
+from tunix_rt_common.db.models import JobRecord, LogRecord, MetricRecord
 from tunix_rt_common.messages import TrainJob
 from tunix_rt_common.pipeline import Ending, JobState, NewJob
 from tunix_rt_common.storage.local import LocalStore
@@ -81,6 +82,15 @@ def is_alive(pid):
         return False
 
 
+def steal(machine, job_id):
+    """Let the lease run out and another worker take the job."""
+    with machine.writing() as session:
+        held = session.get_one(JobRecord, job_id)
+        held.lease_expires_at = held.created_at
+        assert pipeline.expire(session, held, Ending(JobState.RETRY_WAIT, "the lease ran out"))
+        assert pipeline.claim(session, job_id, "another", lease_s=60)
+
+
 def test_child_that_succeeds_hands_its_result_to_the_next_stage(worker):
     job = worker.handle(worker.submit("succeed"))
     assert (job.state, job.result, job.step) == ("succeeded", {"made": "it"}, 2)
@@ -100,7 +110,6 @@ def test_users_error_fails_at_once_and_names_the_field(worker):
     ("way", "failure_class", "words"),
     [
         ("crash", "crash", "killed by signal 6"),
-        ("stumble", "crash", "exited with status 1"),
         ("exit_without_result", "crash", "exited with status 0"),
         ("report_half_a_line", "crash", "exited with status 0"),
         ("run_out_of_memory", "out_of_memory", "lower train.batch_size"),
@@ -112,18 +121,19 @@ def test_death_of_a_child_is_a_counted_attempt_and_not_the_end_of_the_worker(wor
     assert words in worker.story(job.id)
 
 
+def test_stack_trace_of_a_bug_is_in_the_logs_and_not_in_the_users_story(worker):
+    job = worker.handle(worker.submit("stumble"))
+    assert (job.state, worker.story(job.id).count("Traceback")) == ("retry_wait", 0)
+    assert "exited with status 1" in worker.story(job.id)
+    assert any(b"Traceback" in row.chunk and b"a bug in the job" in row.chunk for row in worker.machine.all(LogRecord))
+
+
 def test_child_that_always_crashes_at_one_step_ends_in_quarantine_with_advice(worker):
     job_id = worker.submit("crash")
     worker.handle(job_id)
     job = worker.handle(job_id)
     assert (job.state, job.attempt, job.step) == ("quarantined", 2, 3)
     assert "2 attempts in a row ended at step 3" in worker.machine.run_of(job_id).failure
-
-
-def test_stack_trace_is_in_the_logs_and_not_in_the_users_story(worker):
-    job = worker.handle(worker.submit("stumble"))
-    assert any(b"Traceback" in row.chunk and b"a bug in the job" in row.chunk for row in worker.machine.all(LogRecord))
-    assert "Traceback" not in worker.story(job.id)
 
 
 def test_child_that_reports_nothing_is_killed_as_hung(worker):
@@ -168,11 +178,7 @@ def test_cancelled_child_ends_in_cancelled_whatever_it_does(worker, way):
 
 def test_child_whose_job_was_given_to_another_is_killed_and_writes_nothing(worker):
     job_id = worker.submit("leave_when_told")
-
-    def give_to_another():
-        steal(worker.machine, job_id)
-
-    job, child = worker.handle_while(job_id, give_to_another)
+    job, child = worker.handle_while(job_id, lambda: steal(worker.machine, job_id))
     assert (job.state, job.attempt, job.worker) == ("running", 2, "another")
     assert worker.machine.states(job_id) == ["queued", "running", "retry_wait", "running"]
     assert not is_alive(child)
@@ -189,21 +195,6 @@ def test_stale_childs_own_write_is_refused(worker):
     job, _ = worker.handle_while(job_id, give_to_another, heartbeat_s=PATIENCE_S)
     assert (job.state, job.attempt, job.worker) == ("running", 2, "another")
     assert "checkpoint" not in [event.kind for event in worker.machine.events(job_id)]
-
-
-def steal(machine, job_id):
-    """Let the lease run out and another worker take the job."""
-    with machine.reading() as session:
-        from tunix_rt_common.db.models import JobRecord
-
-        held = session.get_one(JobRecord, job_id)
-    from tunix_rt_common import pipeline
-
-    with machine.writing() as session:
-        session.get_one(JobRecord, job_id).lease_expires_at = held.created_at
-        session.flush()
-        assert pipeline.expire(session, held, Ending(JobState.RETRY_WAIT, "the lease ran out"))
-        assert pipeline.claim(session, job_id, "another", lease_s=60)
 
 
 def test_megabytes_of_binary_output_are_captured_and_archived_byte_for_byte(worker):
@@ -228,17 +219,43 @@ def test_big_report_lines_arrive_whole(worker):
     assert [len(event.message) for event in worker.machine.events(job.id) if event.kind == "big"] == [1_000_000]
 
 
-def test_child_dies_with_its_killed_parent_and_its_job_is_given_to_another(worker):
-    job_id = worker.submit("leave_when_told")
-    environment = os.environ | worker.machine.settings.child_environment()
-    parent = subprocess.Popen([sys.executable, CHILDREN / "parent.py", str(job_id)], env=environment)
-    try:
-        child = wait_for_child(worker.ready)
-    finally:
-        parent.send_signal(signal.SIGKILL)
+@pytest.fixture
+def parent_of(worker):
+    """Starts a worker process of its own for a job; the process, and the process id of its child."""
+    parents = []
+
+    def start(job_id):
+        environment = os.environ | worker.machine.settings.child_environment() | {"TUNIX_RT_HEARTBEAT_S": "0.1"}
+        parents.append(subprocess.Popen([sys.executable, CHILDREN / "parent.py", str(job_id)], env=environment))
+        return parents[-1], wait_for_child(worker.ready)
+
+    yield start
+    for parent in parents:
+        parent.kill()
         parent.wait()
-    deadline = time.monotonic() + 2.0
+
+
+def test_child_dies_with_its_killed_parent(worker, parent_of):
+    job_id = worker.submit("leave_when_told")
+    parent, child = parent_of(job_id)
+    parent.kill()
+    parent.wait()
+    time.sleep(0.1)
+    deadline = time.monotonic() + 1.9
     while is_alive(child) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not is_alive(child)
     assert worker.machine.job(job_id).state == "running"
+
+
+def test_worker_frozen_past_its_lease_finds_another_owner_and_writes_nothing(worker, parent_of):
+    job_id = worker.submit("leave_when_told")
+    parent, child = parent_of(job_id)
+    parent.send_signal(signal.SIGSTOP)
+    steal(worker.machine, job_id)
+    told = worker.machine.events(job_id)[-1].id
+    parent.send_signal(signal.SIGCONT)
+    parent.wait(PATIENCE_S)
+    assert not is_alive(child)
+    job = worker.machine.job(job_id)
+    assert (job.state, job.worker, worker.machine.events(job_id)[-1].id) == ("running", "another", told)

@@ -22,8 +22,8 @@ def gsm8k(tmp_path):
 def test_imported_file_is_listed_with_its_stem_as_source(command, gsm8k):
     outcome = command("traces", "import", gsm8k("tests.jsonl", GOOD), "--json")
     assert outcome.code == 0
-    assert outcome.json[0]["accepted"] == 1
-    assert outcome.json[0]["rejected"] == []
+    assert outcome.json["accepted"] == 1
+    assert outcome.json["rejected"] == []
     [listed] = command("traces", "list", "--source", "tests", "--json").json
     assert listed["trace"]["final_answer"] == "4"
 
@@ -32,7 +32,7 @@ def test_same_file_twice_is_all_duplicates(command, gsm8k):
     path = gsm8k("tests.jsonl", GOOD)
     command("traces", "import", path)
     outcome = command("traces", "import", path, "--json")
-    assert (outcome.code, outcome.json[0]["accepted"], outcome.json[0]["duplicates"]) == (0, 0, 1)
+    assert (outcome.code, outcome.json["accepted"], outcome.json["duplicates"]) == (0, 0, 1)
 
 
 def test_bad_line_is_told_by_number_and_ends_with_3(command, gsm8k):
@@ -45,7 +45,7 @@ def test_bad_line_is_told_by_number_and_ends_with_3(command, gsm8k):
 def test_many_bad_lines_are_cut_for_people_and_whole_for_json(command, gsm8k):
     path = gsm8k("tests.jsonl", *[BAD] * 15)
     assert command("traces", "import", path).out.count(": answer") == 10
-    assert len(command("traces", "import", path, "--json").json[0]["rejected"]) == 15
+    assert len(command("traces", "import", path, "--json").json["rejected"]) == 15
 
 
 def test_refused_upload_of_a_large_file_tells_why(command, gsm8k):
@@ -78,7 +78,7 @@ def test_generated_file_imports_without_rejections(command, tmp_path):
     both = ("--operation", "+", "--operation", "-")
     outcome = command("traces", "generate", "arithmetic", "--count", "12", *both, "--output", path, "--json")
     assert outcome.json == {"output": path, "count": 12}
-    assert command("traces", "import", path, "--format", "native", "--json").json[0]["accepted"] == 12
+    assert command("traces", "import", path, "--format", "native", "--json").json["accepted"] == 12
 
 
 def test_generated_lines_on_stdout_are_traces(command):

@@ -65,7 +65,7 @@ def test_line_of_exactly_the_limit_is_read():
 @pytest.mark.parametrize(
     ("line", "told"),
     [
-        (b'{"prompt": "\xff"}', "byte 13 is not UTF-8: save the file as UTF-8"),
+        (b'{"prompt": "\xff"}', "byte 13 is not UTF-8: save or send it as UTF-8"),
         (b'{"prompt": 1,}', "not JSON at column 14"),
         (b'{"a": NaN}', "NaN is not JSON: use null"),
         (b'{"a": -Infinity}', "-Infinity is not JSON: use null"),
@@ -76,7 +76,7 @@ def test_line_of_exactly_the_limit_is_read():
         (b'{"a": ' + b"[" * 200_000, "nested deeper than 64 levels"),
         (b'{"prompt": "\\ud83d", "answer": "2"}', "half of a surrogate pair"),
         (b'{"prompt": "a", "answer": "2", "id": "\\u0000"}', "NUL character"),
-        (b'[{"prompt": "1+1="}]', "no list around them"),
+        (b'[{"prompt": "1+1="}]', "no list around it"),
         (b"3", "not an object"),
         (b'{"prompt": "a"}', "completion: is missing"),
     ],

@@ -15,6 +15,13 @@ from tunix_rt_common.errors import InvalidInput, TunixError
 logger = logging.getLogger(__name__)
 
 RETRY_AFTER_S = "2"
+MAX_LISTED = 20
+MAX_NAME_CHARS = 80
+ADVICE = {
+    "missing": "is missing: give it",
+    "extra_forbidden": "is no field here: remove it",
+    "finite_number": "is not a finite number: give one",
+}
 
 
 def install(app: FastAPI) -> None:
@@ -37,8 +44,26 @@ def problem(
 
 
 def field_errors(errors: Iterable[Mapping[str, Any]]) -> list[dict[str, str]]:
-    """Field and message of each validation error; the offending value is left out, it may be huge or not JSON."""
-    return [{"field": ".".join(map(str, error["loc"])), "message": str(error["msg"])} for error in errors]
+    """Field and message of the first validation errors; the offending value is left out, it may be huge or not JSON.
+
+    A list whose members are wrong counts as too short as well: that echo is left out.
+    """
+    found = [(tuple(error["loc"]), error) for error in errors]
+    places = [place for place, _ in found]
+    return [
+        {"field": _name(place), "message": ADVICE.get(error["type"], str(error["msg"]).removeprefix("Value error, "))}
+        for place, error in found[:MAX_LISTED]
+        if not (error["type"] == "too_short" and any(_is_within(other, place) for other in places))
+    ]
+
+
+def _is_within(place: tuple[object, ...], outer: tuple[object, ...]) -> bool:
+    return len(place) > len(outer) and place[: len(outer)] == outer
+
+
+def _name(place: tuple[object, ...]) -> str:
+    parts = place[1:] if len(place) > 1 and place[0] == "body" else place
+    return ".".join(str(part)[:MAX_NAME_CHARS] for part in parts)
 
 
 async def _tunix_error(_: Request, error: Exception) -> JSONResponse:

@@ -92,7 +92,8 @@ def _encode(child: Child, spec: SftSpec, inputs: RunInputs) -> TrainingData:
         dropped = report.dropped_long
         if dropped:
             shown = ", ".join(map(str, dropped[:20])) + (" …" if len(dropped) > 20 else "")
-            story += f"; {len(dropped)} rows are too long and dropped ({shown}): raise max_tokens to keep them"
+            limit = min(spec.max_tokens, inputs.model.config.max_positions)
+            story += f"; {len(dropped)} rows are longer than {limit} tokens and dropped: {shown}"
         child.story("encoded", story, split=split, rows=report.rows, kept=report.kept, dropped=len(dropped))
         return encoded
 

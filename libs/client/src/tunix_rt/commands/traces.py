@@ -51,10 +51,23 @@ def import_(files: Sequence[Path], trace_format: TraceFormat, source: str | None
     with connect() as client:
         outcomes = [(file, _upload(client, file, trace_format, source)) for file in files]
     if as_json:
-        print_json([{"file": str(file), **outcome.model_dump()} for file, outcome in outcomes])
+        print_json(_totals(outcomes))
     else:
         _show(outcomes)
     return ExitCode.PARTLY_REJECTED if any(outcome.rejected_count for _, outcome in outcomes) else ExitCode.OK
+
+
+def _totals(outcomes: Sequence[tuple[Path, ImportOutcome]]) -> dict[str, object]:
+    """All files together, and each by itself."""
+    return {
+        "accepted": sum(outcome.accepted for _, outcome in outcomes),
+        "duplicates": sum(outcome.duplicates for _, outcome in outcomes),
+        "rejected_count": sum(outcome.rejected_count for _, outcome in outcomes),
+        "rejected": [
+            {"file": str(file), **line.model_dump()} for file, outcome in outcomes for line in outcome.rejected
+        ],
+        "files": [{"file": str(file), **outcome.model_dump(exclude={"rejected"})} for file, outcome in outcomes],
+    }
 
 
 @traces.group()

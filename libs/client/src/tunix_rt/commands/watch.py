@@ -46,7 +46,10 @@ def show_outcome(run: RunDetail) -> None:
         [
             ("run", run.run_id),
             ("state", run.state),
-            ("progress", None if run.finished else f"{run.stage} {run.jobs[-1].step}/{run.jobs[-1].total_steps or '?'}"),
+            (
+                "progress",
+                None if run.finished else f"{run.stage} {run.jobs[-1].step}/{run.jobs[-1].total_steps or '?'}",
+            ),
             ("verdict", run.decision),
             ("reason", run.reason),
             ("evaluation", run.evaluation_id),

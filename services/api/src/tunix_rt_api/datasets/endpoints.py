@@ -6,6 +6,7 @@ from fastapi import APIRouter, Query, Response, status
 from fastapi.responses import StreamingResponse
 from sqlalchemy import select
 
+from tunix_rt_api.bodies import JsonRoute
 from tunix_rt_api.datasets import service
 from tunix_rt_api.datasets.schemas import DatasetDetail, DatasetOut, PreviewRow
 from tunix_rt_api.deps import Cursor, Limit, ReadingDep, ServicesDep
@@ -15,7 +16,7 @@ from tunix_rt_common.db.models import DatasetRecord
 from tunix_rt_common.preview import preview
 from tunix_rt_common.specs import DatasetSpec, Target
 
-router = APIRouter(prefix="/datasets", tags=["datasets"])
+router = APIRouter(prefix="/datasets", tags=["datasets"], route_class=JsonRoute)
 Split = Literal["train", "validation", "test"]
 
 

@@ -5,13 +5,14 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query
 from fastapi.responses import StreamingResponse
 
+from tunix_rt_api.bodies import JsonRoute
 from tunix_rt_api.deps import Limit, ReadingDep, ServicesDep
 from tunix_rt_api.models import service
 from tunix_rt_api.models.schemas import AliasMove, AliasOut, ModelOut, VersionOut
 from tunix_rt_common.errors import NotFound
 from tunix_rt_common.promotion import move_alias
 
-router = APIRouter(prefix="/models", tags=["models"])
+router = APIRouter(prefix="/models", tags=["models"], route_class=JsonRoute)
 AliasName = Annotated[str, Path(pattern=r"^[a-z][a-z0-9._-]{0,63}$")]
 
 

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Query, Response, status
 from fastapi.responses import StreamingResponse
 from sqlalchemy import select
 
+from tunix_rt_api.bodies import JsonRoute
 from tunix_rt_api.deps import Cursor, Limit, ReadingDep, ServicesDep
 from tunix_rt_api.pages import Page, newest_first
 from tunix_rt_api.runs import service
@@ -15,7 +16,7 @@ from tunix_rt_common.errors import NotFound
 from tunix_rt_common.pipeline import JobState
 from tunix_rt_common.specs import RunSpec
 
-router = APIRouter(prefix="/runs", tags=["runs"])
+router = APIRouter(prefix="/runs", tags=["runs"], route_class=JsonRoute)
 After = Annotated[int, Query(ge=0, lt=2**63, description="only what comes after this")]
 Many = Annotated[int, Query(ge=1, le=10_000)]
 

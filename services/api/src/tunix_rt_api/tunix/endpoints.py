@@ -4,6 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Response, status
 
+from tunix_rt_api.bodies import JsonRoute
 from tunix_rt_api.deps import ReadingDep, ServicesDep
 from tunix_rt_api.runs.service import accept_run, find_run
 from tunix_rt_api.tunix import service
@@ -19,7 +20,7 @@ from tunix_rt_api.tunix.schemas import (
 )
 from tunix_rt_common.errors import NotFound
 
-router = APIRouter(tags=["earlier system"])
+router = APIRouter(tags=["earlier system"], route_class=JsonRoute)
 
 
 @router.post("/datasets/build", status_code=status.HTTP_201_CREATED)

@@ -1,0 +1,84 @@
+"""Request bodies: JSON objects of bounded size, decoded strictly before any endpoint sees them."""
+
+from collections.abc import Callable, Coroutine
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import Request, Response
+from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
+
+from tunix_rt_api.strictjson import parse_object
+from tunix_rt_common.errors import InvalidInput
+
+MAX_BODY_BYTES = 24 * 1024 * 1024
+
+_UTF8_MARK = b"\xef\xbb\xbf"
+
+
+class JsonRequest(Request):
+    """A request that reads no more than MAX_BODY_BYTES, and only one strict object."""
+
+    async def body(self) -> bytes:
+        """The bytes as they were sent."""
+        if not hasattr(self, "_body"):
+            content = bytearray()
+            async for chunk in self.stream():
+                content += chunk
+                _check_size(len(content))
+            self._body = bytes(content)
+        return self._body
+
+    async def json(self) -> Any:
+        """The body's object."""
+        if not hasattr(self, "_object"):
+            self._object = parse_object((await self.body()).removeprefix(_UTF8_MARK))
+        return self._object
+
+
+class JsonRoute(APIRoute):
+    """A route whose body, where its endpoint takes one, is a JSON object and says so."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """The handler behind the check."""
+        handle = super().get_route_handler()
+        if self.body_field is None:
+            return handle
+
+        async def checked(request: Request) -> Response:
+            _check_headers(request)
+            read = JsonRequest(request.scope, request.receive)
+            await _check_body(read)
+            return await handle(read)
+
+        return checked
+
+
+def _check_headers(request: Request) -> None:
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise HTTPException(
+            HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "the body must be JSON: send it with Content-Type: application/json"
+        )
+    announced = request.headers.get("content-length", "0")
+    _check_size(int(announced) if announced.isdecimal() else 0)
+    if request.headers.get("content-encoding", "identity") != "identity":
+        raise HTTPException(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "the body is compressed: send it uncompressed")
+
+
+def _check_size(size_bytes: int) -> None:
+    if size_bytes > MAX_BODY_BYTES:
+        raise HTTPException(
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+            f"the body is larger than {MAX_BODY_BYTES >> 20} MiB: send less, or send traces as lines to "
+            "/api/v1/traces/batch, which has no limit",
+        )
+
+
+async def _check_body(request: JsonRequest) -> None:
+    if not await request.body():
+        raise InvalidInput("the body is empty: send a JSON object", field="body")
+    try:
+        await request.json()
+    except InvalidInput as error:
+        raise InvalidInput(f"the body cannot be read: {error}", field="body") from error
