@@ -44,11 +44,11 @@ def measure_model() -> list[Measurement]:
     product = matmul_gflops()
     return [
         Measurement("training, all weights", "tokens/s", full),
-        Measurement("  as arithmetic, 6 FLOP", "GFLOP/s", gflops(full, 6), product, "plain matmul"),
+        Measurement("training, 6 FLOP/weight", "GFLOP/s", gflops(full, 6), product, "plain matmul"),
         Measurement("training, LoRA rank 8", "tokens/s", adapters),
-        Measurement("  as arithmetic, 4 FLOP", "GFLOP/s", gflops(adapters, 4), product, "plain matmul"),
+        Measurement("LoRA, 4 FLOP/weight", "GFLOP/s", gflops(adapters, 4), product, "plain matmul"),
         Measurement(
-            "generation of 64 rows", "tokens/s", generation_tokens_per_s(), forward_tokens_per_s(), "one forward pass"
+            "generation of 64 rows", "tokens/s", generation_tokens_per_s(), forward_tokens_per_s(), "forward pass"
         ),
         Measurement("training on a GPU", "tokens/s"),
         Measurement("generation on a GPU", "tokens/s"),

@@ -1,6 +1,7 @@
 """`make bench`: how fast the parts of the quickstart are on this machine. Asserts nothing; writes results.json."""
 
 import json
+import os
 import tempfile
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -9,6 +10,7 @@ from pathlib import Path
 
 from measurement import Measurement, this_machine
 from model_speed import measure_model
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Column, Table
 from service_speed import DATASET, measure_service
@@ -20,11 +22,13 @@ RESULTS = Path(__file__).with_name("results.json")
 def main() -> None:
     """Measure, show, write."""
     console = Console()
+    load_before = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as home, console.status("measuring, about two minutes"):
         measurements = [*measure_model(), *measure_service(Path(home)), *measure_starts(Path(home), DATASET)]
     document = {
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": asdict(this_machine()),
+        "load_before": round(load_before, 2),
         "measurements": [asdict(measurement) for measurement in measurements],
     }
     RESULTS.write_text(json.dumps(document, indent=2) + "\n")
@@ -34,7 +38,8 @@ def main() -> None:
 
 
 def _table(measurements: Iterable[Measurement]) -> Table:
-    table = Table("what", Column("measured", justify="right"), "unit", Column("limit", justify="right"), "limit is")
+    measured, limit = Column("measured", justify="right"), Column("limit", justify="right")
+    table = Table("what", measured, "unit", limit, "limit is", box=SIMPLE_HEAD)
     for row in measurements:
         table.add_row(row.subject, _number(row.value), row.unit, _number(row.limit, missing=""), row.limit_is)
     return table

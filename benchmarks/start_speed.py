@@ -33,8 +33,8 @@ def measure_starts(home: Path, dataset: str) -> list[Measurement]:
     first_s, second_s = (seconds_to_first_step(home, dataset) for _ in range(2))
     return [
         Measurement("tunix-rt --help", "ms", help_ms, bare_ms, "bare Python"),
-        Measurement("trainer to its first step", "s", first_s, jax_s, "bare JAX process"),
-        Measurement("  started again", "s", second_s, jax_s, "bare JAX process"),
+        Measurement("trainer to its first step", "s", first_s, jax_s, "bare JAX"),
+        Measurement("trainer, second start", "s", second_s, jax_s, "bare JAX"),
     ]
 
 

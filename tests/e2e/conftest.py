@@ -3,10 +3,11 @@
 import http.client
 import json
 import os
+import shutil
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,6 +66,7 @@ class Server:
 
     def __init__(self, url: str, home: Path) -> None:
         self.url, self.home = url, home
+        self.models = home.parent / "models"
         self._address = urlsplit(url).netloc
 
     def ask(
@@ -129,17 +131,19 @@ def listening(app: Any) -> Iterator[str]:
 
 
 @contextmanager
-def serving_api(home: Path, **settings: Any) -> Iterator[Server]:
-    """API and registry, and nobody who trains: what is accepted stays queued."""
-    found = Settings(home=home, **settings)
+def serving_api(home: Path, *, builds: bool = True) -> Iterator[Server]:
+    """API and registry, and nobody who trains: what is accepted stays queued. So do datasets where nobody builds.
+
+    Runs may start from model directories in `models`, beside `home`.
+    """
+    found = Settings(home=home, model_roots=(home.parent / "models",))
     database = open_database(found.resolved_database_url)
     database.migrate()
     store, queue = open_store(found.resolved_artifacts_url), open_queue("inline://")
     relay, stop = Relay(database, queue, found), threading.Event()
-    threads = [
-        threading.Thread(target=relay.run, args=(stop,)),
-        threading.Thread(target=registry.serve, args=(World(found, database, store), queue, stop, relay.nudge)),
-    ]
+    serve = (World(found, database, store), queue, stop, relay.nudge)
+    threads = [threading.Thread(target=relay.run, args=(stop,))]
+    threads += [threading.Thread(target=registry.serve, args=serve)] if builds else []
     for thread in threads:
         thread.start()
     with listening(create_app(found, database, store, nudge=relay.nudge)) as url:
@@ -162,24 +166,29 @@ def serving_world(home: Path) -> Iterator[Server]:
 
 @pytest.fixture
 def api(tmp_path: Path) -> Iterator[Server]:
-    """A fresh API whose runs may start from model directories under `tmp_path / "models"`."""
-    models = tmp_path / "models"
-    models.mkdir()
-    with serving_api(tmp_path / "home", model_roots=(models,)) as server:
+    """A fresh API."""
+    with serving_api(tmp_path / "home") as server:
+        yield server
+
+
+@pytest.fixture
+def idle_api(tmp_path: Path) -> Iterator[Server]:
+    """An API that accepts work which nobody does."""
+    with serving_api(tmp_path / "home", builds=False) as server:
         yield server
 
 
 @pytest.fixture(scope="module")
 def standing_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One API for all tests of a file that leave nothing behind, or do not care."""
-    with serving_api(tmp_path_factory.mktemp("standing")) as server:
+    with serving_api(tmp_path_factory.mktemp("standing") / "home") as server:
         yield server
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One whole world for all tests of a file."""
-    with serving_world(tmp_path_factory.mktemp("world")) as server:
+    with serving_world(tmp_path_factory.mktemp("world") / "home") as server:
         yield server
 
 
@@ -187,6 +196,18 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def stories() -> Path:
     """A small real model."""
     return REPOSITORY / "tests" / "data" / "models" / "stories260K"
+
+
+@pytest.fixture(scope="session")
+def broken_copy(stories: Path) -> Callable[[Path, Callable[[Path], object]], Path]:
+    """Copy the small model to a folder of its own, and break the copy."""
+
+    def copy(target: Path, broken: Callable[[Path], object]) -> Path:
+        shutil.copytree(stories, target, copy_function=shutil.copyfile)
+        broken(target)
+        return target
+
+    return copy
 
 
 @pytest.fixture(scope="session")

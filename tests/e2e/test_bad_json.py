@@ -80,12 +80,12 @@ def test_body_without_end_is_cut_off(standing_api, method, path):
 
     def chunks():
         nonlocal sent
-        for sent in range(300):
+        while sent < 300:
+            sent += 1
             yield b"x" * 1_000_000
 
     with suppress(ConnectionError):
         standing_api.ask(method, path, chunks()).problem(413)
-    print("SENT", sent)
     assert sent < 200
 
 

@@ -2,6 +2,7 @@
 
 import shutil
 import tempfile
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -150,7 +151,7 @@ class AnyOrder(RuleBasedStateMachine):
         for job in self._jobs():
             path = told[job.id]
             assert (path[0], path[-1]) == (JobState.QUEUED, job.state)
-            assert all(after in LEGAL[before] for before, after in zip(path, path[1:], strict=False))
+            assert all(after in LEGAL[before] for before, after in pairwise(path))
             assert path.count(JobState.SUCCEEDED) <= 1
 
     @invariant()

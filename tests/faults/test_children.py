@@ -61,7 +61,7 @@ class Worker:
 
 @pytest.fixture
 def worker(open_machine, tmp_path, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(CHILDREN))
+    monkeypatch.setenv("PYTHONPATH", str(CHILDREN), prepend=os.pathsep)
     machine = open_machine(tmp_path / "home", heartbeat_s=0.1, stop_grace_s=0.5, max_stalled_attempts=2)
     yield Worker(machine, tmp_path)
     machine.database.close()

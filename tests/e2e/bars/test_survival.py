@@ -96,3 +96,25 @@ def test_cancel_takes_effect_within_ten_seconds_and_keeps_a_checkpoint(up: Up):
     assert (run.state, run.model_version) == ("cancelled", None)
     assert took_s < 10
     assert run.checkpoints[-1].step >= 5
+
+
+@pytest.mark.timeout(300)
+def test_a_server_told_to_stop_keeps_a_checkpoint_and_continues_from_it(tmp_path: Path):
+    server = start_up(tmp_path / "home")
+    with server.client() as client:
+        build_sums(client)
+        run_id = client.runs.create(small_run(60, checkpoint_every=1000)).run_id
+        wait_for_step(client, run_id, 5)
+    server.process.terminate()
+    assert server.process.wait(30) == 0
+    server = start_up(tmp_path / "home")
+    try:
+        with server.client() as client:
+            run = wait_for_end(client, run_id)
+            told = [event.message for event in client.runs.events(run_id)]
+        assert (run.state, run.jobs[0].attempt) == ("succeeded", 2)
+        assert any("preempted" in message for message in told)
+        assert any("continues from the checkpoint" in message for message in told)
+    finally:
+        server.process.terminate()
+        server.process.wait(30)

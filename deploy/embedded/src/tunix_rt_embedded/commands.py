@@ -5,9 +5,11 @@ import sys
 import click
 from rich.console import Console
 
+from tunix_rt.server import running_server
 from tunix_rt_embedded.world import embedded_settings, run_server
 
 PORT_TAKEN = 5
+ALREADY_UP = 2
 
 
 @click.command()
@@ -20,6 +22,9 @@ def up(host: str | None, port: int | None) -> None:
     """
     console = Console(stderr=True)
     settings = embedded_settings()
+    if url := running_server(settings.home_dir):
+        console.print(f"[red]Tunix RT is up already[/] at {url}: use that one, or set TUNIX_RT_HOME for another")
+        sys.exit(ALREADY_UP)
     given = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
     settings = settings.model_copy(update=given)
 

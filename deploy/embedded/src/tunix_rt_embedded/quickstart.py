@@ -148,7 +148,7 @@ def _conclude(outcome: Outcome) -> None:
 
 
 def _next_steps(outcome: Outcome) -> list[tuple[str, str]]:
-    runner = "uv run tunix-rt"
+    runner = ".venv/bin/tunix-rt"
     return [
         ("make up", "look at all of this in the browser"),
         (f"{runner} models pull {outcome.name}@champion my-model", "take the model with you, hashes checked"),

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -58,9 +59,12 @@ def run_server(settings: Settings, on_ready: Callable[[str], None]) -> None:
     server_file = settings.home_dir / SERVER_FILE
     with serving(settings, listener) as server:
         server_file.write_text(json.dumps({"url": address, "pid": os.getpid()}))
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             on_ready(address)
             server.run(sockets=[listener])
+        except KeyboardInterrupt:
+            logger.info("told to stop")
         finally:
             server_file.unlink(missing_ok=True)
 

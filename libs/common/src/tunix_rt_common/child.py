@@ -106,7 +106,9 @@ def _read_claim(text: str) -> Claim:
 
 def _connect() -> Child:
     _die_with_parent()
-    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
+    logging.basicConfig(format=LOG_FORMAT, force=True)
+    for ours in ("tunix_rt_common", "__main__"):
+        logging.getLogger(ours).setLevel(logging.INFO)
     settings = Settings()
     child = Child(
         claim=_read_claim(os.environ[CLAIM_VARIABLE]),

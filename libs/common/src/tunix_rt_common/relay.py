@@ -9,7 +9,7 @@ import threading
 import time
 from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from tunix_rt_common import pipeline
 from tunix_rt_common.db.models import OutboxRecord
@@ -59,15 +59,15 @@ class Relay:
     def publish_due(self) -> int:
         """Ring what is due, then mark it; a crash in between rings twice, which is harmless."""
         with self._database.reading() as session:
-            if not session.scalar(select(OutboxRecord.id).where(pipeline.is_due(database_now(session))).limit(1)):
-                return 0
-        with self._database.transaction() as session:
-            due = pipeline.is_due(database_now(session))
-            rows = session.scalars(select(OutboxRecord).where(due).order_by(OutboxRecord.id).limit(BATCH)).all()
-            for row in rows:
-                self._queue.publish(MESSAGES[row.kind](job_id=row.job_id))  # type: ignore[index]
-                row.published_at = database_now(session)
-            return len(rows)
+            wanted = select(OutboxRecord).where(pipeline.is_due(database_now(session)))
+            rows = session.scalars(wanted.order_by(OutboxRecord.id).limit(BATCH)).all()
+        for row in rows:
+            self._queue.publish(MESSAGES[row.kind](job_id=row.job_id))  # type: ignore[index]
+        if rows:
+            with self._database.transaction() as session:
+                rung = update(OutboxRecord).where(OutboxRecord.id.in_([row.id for row in rows]))
+                session.execute(rung.values(published_at=database_now(session)))
+        return len(rows)
 
     def _sweep_when_due(self) -> None:
         if time.monotonic() < self._next_sweep:

@@ -1,15 +1,16 @@
 """What a user asks for: frozen, complete, refused at the door when wrong.
 
-Every spec forbids unknown fields and non-finite numbers, so a typo or a NaN is a 422 that names the field, never a
-surprise an hour into a run.
+Every spec forbids unknown fields and non-finite numbers, and takes numbers for numbers only, so a typo, a NaN or a
+"0.1" is a 422 that names the field, never a surprise an hour into a run.
 """
 
 from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, model_validator
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$", description="lower-case letters, digits, . _ -")]
-Seed = Annotated[int, Field(ge=0, lt=2**31)]
+Alias = Annotated[str, Field(pattern=r"^[a-z][a-z0-9._-]{0,63}$", description="as a name, but not a number first")]
+Seed = Annotated[StrictInt, Field(ge=0, lt=2**31)]
 Target = Literal["trace", "answer"]
 Preset = Literal["tiny", "small"]
 PRESET_NAMES: tuple[Preset, ...] = get_args(Preset)
@@ -24,8 +25,8 @@ class Spec(BaseModel):
 class LoraSpec(Spec):
     """Low-rank adapters (Hu et al. 2021, arXiv:2106.09685): W + (alpha / rank) B A, only A and B train."""
 
-    rank: Annotated[int, Field(ge=1, le=1024)] = 8
-    alpha: Annotated[float, Field(gt=0, le=4096)] = 16.0
+    rank: Annotated[StrictInt, Field(ge=1, le=1024)] = 8
+    alpha: Annotated[StrictFloat, Field(gt=0, le=4096)] = 16.0
     targets: tuple[Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"], ...] = (
         "q_proj",
         "k_proj",
@@ -47,20 +48,20 @@ class ScheduleSpec(Spec):
     """Linear warm-up to the learning rate, then cosine or linear decay to `final_fraction` of it, or constant."""
 
     kind: Literal["constant", "linear", "cosine"] = "cosine"
-    warmup_steps: Annotated[int, Field(ge=0, le=1_000_000)] = 0
-    final_fraction: Annotated[float, Field(ge=0, le=1)] = 0.1
+    warmup_steps: Annotated[StrictInt, Field(ge=0, le=1_000_000)] = 0
+    final_fraction: Annotated[StrictFloat, Field(ge=0, le=1)] = 0.1
 
 
 class OptimizerSpec(Spec):
     """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101) with clipping by global norm."""
 
-    learning_rate: Annotated[float, Field(gt=0, le=10)] = 1e-3
+    learning_rate: Annotated[StrictFloat, Field(gt=0, le=10)] = 1e-3
     schedule: ScheduleSpec = ScheduleSpec()
-    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.95
-    epsilon: Annotated[float, Field(gt=0, le=1e-2)] = 1e-8
-    weight_decay: Annotated[float, Field(ge=0, le=10)] = 0.0
-    clip_norm: Annotated[float, Field(gt=0, le=1e6)] = 1.0
+    beta1: Annotated[StrictFloat, Field(ge=0, lt=1)] = 0.9
+    beta2: Annotated[StrictFloat, Field(ge=0, lt=1)] = 0.95
+    epsilon: Annotated[StrictFloat, Field(gt=0, le=1e-2)] = 1e-8
+    weight_decay: Annotated[StrictFloat, Field(ge=0, le=10)] = 0.0
+    clip_norm: Annotated[StrictFloat, Field(gt=0, le=1e6)] = 1.0
 
 
 class SftSpec(Spec):
@@ -73,15 +74,15 @@ class SftSpec(Spec):
     method: Literal["sft"] = "sft"
     engine: Literal["jax", "tunix"] = "jax"
     target: Target = "trace"
-    epochs: Annotated[float, Field(gt=0, le=10_000)] = 1.0
-    max_steps: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
-    batch_size: Annotated[int, Field(ge=1, le=65_536)] = 32
-    accumulation: Annotated[int, Field(ge=1, le=4096)] = 1
-    max_tokens: Annotated[int, Field(ge=8, le=1_048_576)] = 512
+    epochs: Annotated[StrictFloat, Field(gt=0, le=10_000)] = 1.0
+    max_steps: Annotated[StrictInt, Field(ge=1, le=10_000_000)] | None = None
+    batch_size: Annotated[StrictInt, Field(ge=1, le=65_536)] = 32
+    accumulation: Annotated[StrictInt, Field(ge=1, le=4096)] = 1
+    max_tokens: Annotated[StrictInt, Field(ge=8, le=1_048_576)] = 512
     optimizer: OptimizerSpec = OptimizerSpec()
     lora: LoraSpec | None = None
-    checkpoint_every: Annotated[int, Field(ge=1, le=10_000_000)] = 200
-    validate_every: Annotated[int, Field(ge=1, le=10_000_000)] = 200
+    checkpoint_every: Annotated[StrictInt, Field(ge=1, le=10_000_000)] = 200
+    validate_every: Annotated[StrictInt, Field(ge=1, le=10_000_000)] = 200
     seed: Seed = 0
 
     @model_validator(mode="after")
@@ -97,10 +98,10 @@ class SftSpec(Spec):
 class SamplingSpec(Spec):
     """How completions are drawn. Temperature 0 is greedy; top_k 0 and top_p 1 leave the distribution as it is."""
 
-    max_new_tokens: Annotated[int, Field(ge=1, le=131_072)] = 256
-    temperature: Annotated[float, Field(ge=0, le=10)] = 0.0
-    top_k: Annotated[int, Field(ge=0, le=1_000_000)] = 0
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    max_new_tokens: Annotated[StrictInt, Field(ge=1, le=131_072)] = 256
+    temperature: Annotated[StrictFloat, Field(ge=0, le=10)] = 0.0
+    top_k: Annotated[StrictInt, Field(ge=0, le=1_000_000)] = 0
+    top_p: Annotated[StrictFloat, Field(gt=0, le=1)] = 1.0
     stop: tuple[Annotated[str, Field(min_length=1, max_length=200)], ...] = ()
     seed: Seed = 0
 
@@ -110,10 +111,10 @@ class EvalSpec(Spec):
 
     split: Literal["train", "validation", "test"] = "test"
     dataset: str | None = Field(None, description="NAME, NAME@VERSION or id; the run's own dataset unless given")
-    limit: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    limit: Annotated[StrictInt, Field(ge=1, le=1_000_000)] | None = None
     judge: Literal["answer_correctness@1"] = "answer_correctness@1"
     sampling: SamplingSpec = SamplingSpec()
-    batch_size: Annotated[int, Field(ge=1, le=4096)] = 64
+    batch_size: Annotated[StrictInt, Field(ge=1, le=4096)] = 64
 
 
 class GatePolicy(Spec):
@@ -123,11 +124,11 @@ class GatePolicy(Spec):
     anything else is INCONCLUSIVE, and so is a share of unscored items above `max_unscored`.
     """
 
-    margin: Annotated[float, Field(ge=0, le=1)] = 0.02
-    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
-    min_items: Annotated[int, Field(ge=1, le=1_000_000)] = 20
-    max_unscored: Annotated[float, Field(ge=0, le=1)] = 0.05
-    min_accuracy: Annotated[float, Field(ge=0, le=1)] = 0.0
+    margin: Annotated[StrictFloat, Field(ge=0, le=1)] = 0.02
+    confidence: Annotated[StrictFloat, Field(gt=0.5, lt=1)] = 0.95
+    min_items: Annotated[StrictInt, Field(ge=1, le=1_000_000)] = 20
+    max_unscored: Annotated[StrictFloat, Field(ge=0, le=1)] = 0.05
+    min_accuracy: Annotated[StrictFloat, Field(ge=0, le=1)] = 0.0
 
 
 class DatasetSpec(Spec):
@@ -139,11 +140,11 @@ class DatasetSpec(Spec):
 
     name: Name
     select: Literal["all", "random", "latest"] = "all"
-    limit: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
+    limit: Annotated[StrictInt, Field(ge=1, le=100_000_000)] | None = None
     filters: dict[str, str] = Field(default_factory=dict, description="source, or meta.KEY, to the value it must have")
-    validation_fraction: Annotated[float, Field(ge=0, le=1)] = 0.05
-    test_fraction: Annotated[float, Field(ge=0, le=1)] = 0.05
-    rows_per_shard: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
+    validation_fraction: Annotated[StrictFloat, Field(ge=0, le=1)] = 0.05
+    test_fraction: Annotated[StrictFloat, Field(ge=0, le=1)] = 0.05
+    rows_per_shard: Annotated[StrictInt, Field(ge=1, le=1_000_000)] = 10_000
     seed: Seed = 0
 
     @model_validator(mode="after")
@@ -168,5 +169,5 @@ class RunSpec(Spec):
     evaluate: EvalSpec | None = EvalSpec()
     gate: GatePolicy = GatePolicy()
     model_name: Name | None = Field(None, description="registry name; the dataset's name unless given")
-    alias: Name = "champion"
-    promote: bool = Field(default=True, description="move the alias when the verdict is GO")
+    alias: Alias = "champion"
+    promote: StrictBool = Field(default=True, description="move the alias when the verdict is GO")

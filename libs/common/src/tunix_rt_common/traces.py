@@ -62,6 +62,11 @@ class Trace(TraceRecord):
     final_answer: Annotated[str, Field(min_length=1, max_length=MAX_ANSWER_CHARS)]
     meta: dict[str, Any] | None = None
 
+    @field_validator("trace_version")
+    @classmethod
+    def _version_holds_no_nul(cls, text: str) -> str:
+        return _storable(text)
+
     @field_validator("prompt", "final_answer")
     @classmethod
     def _says_something(cls, text: str) -> str:

@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from tunix_rt_modeling.config import ModelConfig
 
+_SCORES_AT_ONCE = 2**21
 _MASKED = -1e30
 
 
@@ -39,6 +40,24 @@ def _rotate(x: Float[Array, "B T heads K"], context: Context) -> Float[Array, "B
     first, second = jnp.split(x, 2, axis=-1)
     turned = jnp.concatenate([-second, first], axis=-1)
     return (x * context.cos + turned * context.sin).astype(x.dtype)
+
+
+def _attend_in_slices(
+    query: Float[Array, "B T H K"],
+    key: Float[Array, "B N S K"],
+    value: Float[Array, "B N S K"],
+    mask: Bool[Array, "B T S"],
+) -> Float[Array, "B T H K"]:
+    """`_attend`, a few rows at a time where the scores of all rows would not stay in a CPU's caches."""
+    batch, tokens, heads, _ = query.shape
+    rows = max(1, _SCORES_AT_ONCE // (tokens * heads * key.shape[2]))
+    if rows >= batch:
+        return _attend(query, key, value, mask)
+
+    def attend_row(row: tuple[Array, Array, Array, Array]) -> Array:
+        return _attend(*(part[None] for part in row))[0]
+
+    return jax.lax.map(jax.checkpoint(attend_row), (query, key, value, mask), batch_size=rows)
 
 
 def _attend(
@@ -124,7 +143,7 @@ class Attention(nn.Module):
         value = project("v_proj", config.num_kv_heads).swapaxes(1, 2)
         key, keys = _remember(stream.keys, key, layer, context.start)
         value, values = _remember(stream.values, value, layer, context.start)
-        heads = _attend(query, key, value, context.mask).reshape(*batch_shape, -1)
+        heads = _attend_in_slices(query, key, value, context.mask).reshape(*batch_shape, -1)
         residual = 0.5 / config.num_layers
         out = Linear(config.hidden_size, config.attention_bias, config.compute_dtype, residual, name="o_proj")(heads)
         return out, stream._replace(keys=keys, values=values)

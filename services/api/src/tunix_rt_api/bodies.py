@@ -54,6 +54,12 @@ class JsonRoute(APIRoute):
         return checked
 
 
+def refuse_compressed(request: Request) -> None:
+    """Refuse a body that unpacks to something else: nobody knows to how much."""
+    if request.headers.get("content-encoding", "identity") != "identity":
+        raise HTTPException(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "the body is compressed: send it uncompressed")
+
+
 def _check_headers(request: Request) -> None:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
@@ -62,8 +68,7 @@ def _check_headers(request: Request) -> None:
         )
     announced = request.headers.get("content-length", "0")
     _check_size(int(announced) if announced.isdecimal() else 0)
-    if request.headers.get("content-encoding", "identity") != "identity":
-        raise HTTPException(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "the body is compressed: send it uncompressed")
+    refuse_compressed(request)
 
 
 def _check_size(size_bytes: int) -> None:
@@ -72,6 +77,7 @@ def _check_size(size_bytes: int) -> None:
             HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
             f"the body is larger than {MAX_BODY_BYTES >> 20} MiB: send less, or send traces as lines to "
             "/api/v1/traces/batch, which has no limit",
+            {"Connection": "close"},
         )
 
 

@@ -9,6 +9,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from tunix_rt_common.errors import InvalidInput, TunixError
 
@@ -29,6 +30,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(TunixError, _tunix_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(ClientDisconnect, _client_left)
     app.add_exception_handler(Exception, _unforeseen)
 
 
@@ -85,6 +87,11 @@ async def _http_error(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)  # noqa: S101
     detail = "no such page: /docs lists what there is" if error.status_code == HTTPStatus.NOT_FOUND else error.detail
     return problem(error.status_code, detail, headers=error.headers)
+
+
+async def _client_left(request: Request, _: Exception) -> JSONResponse:
+    logger.info("the client left in the middle of %s %s", request.method, request.url.path)
+    return problem(HTTPStatus.BAD_REQUEST, "the connection broke before the body was complete: send it again")
 
 
 async def _unforeseen(request: Request, error: Exception) -> JSONResponse:

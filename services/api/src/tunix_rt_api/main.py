@@ -28,9 +28,7 @@ def create_app(
 
     `nudge` is called after work was accepted, so that a relay in the same process need not wait for its next look.
     """
-    app = FastAPI(
-        title="Tunix RT", version=CODE_VERSION, description=DESCRIPTION, redoc_url=None, max_body_size=MAX_BODY_BYTES
-    )
+    app = FastAPI(title="Tunix RT", version=CODE_VERSION, description=DESCRIPTION, redoc_url=None)
     app.state.services = Services(settings=settings, database=database, store=store, nudge=nudge)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(settings.allowed_hosts))
     errors.install(app)

@@ -59,4 +59,4 @@ def _candidates(spec: DatasetSpec, newest: UUID | None) -> Select[TraceRow]:
 
 def _passes(meta: dict[str, Any], filters: dict[str, str]) -> bool:
     wanted = {key.removeprefix("meta."): value for key, value in filters.items() if key.startswith("meta.")}
-    return all(str(meta.get(key)) == value for key, value in wanted.items())
+    return all(key in meta and str(meta[key]) == value for key, value in wanted.items())

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import uuid
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
@@ -50,7 +50,8 @@ class LocalStore(ArtifactStore):
                 f"the artifact folder {self._root} takes no files ({error.strerror}): free some space"
             ) from error
         finally:
-            aside.unlink(missing_ok=True)
+            with suppress(OSError):
+                aside.unlink()
         return blob
 
 

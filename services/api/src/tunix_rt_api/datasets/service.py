@@ -22,7 +22,7 @@ def accept_build(session: Session, spec: DatasetSpec) -> DatasetRecord:
     """Pin the selection (no trace newer than now) and submit the build."""
     newest = session.scalar(_matching(spec).order_by(TraceRow.id.desc()).limit(1))
     if newest is None:
-        wanted = f" with source {spec.filters['source']!r}" if "source" in spec.filters else ""
+        wanted = f" with source {spec.filters['source'][:80]!r}" if "source" in spec.filters else ""
         raise InvalidInput(f"there is no trace{wanted}: import some first (tunix-rt traces import)", field="filters")
     latest = session.scalar(select(func.max(DatasetRecord.version)).where(DatasetRecord.name == spec.name))
     dataset = DatasetRecord(
@@ -125,9 +125,9 @@ def _by_id(session: Session, reference: str) -> DatasetRecord | None:
 
 
 def _by_name(session: Session, reference: str) -> DatasetRecord | None:
-    name, _, version = reference.partition("@")
+    name, versioned, version = reference.partition("@")
     statement = select(DatasetRecord).where(DatasetRecord.name == name)
-    if version:
+    if versioned:
         if not version.isdecimal() or len(version) > 9:
             return None
         statement = statement.where(DatasetRecord.version == int(version))

@@ -11,9 +11,10 @@ from tunix_rt_api.models import service
 from tunix_rt_api.models.schemas import AliasMove, AliasOut, ModelOut, VersionOut
 from tunix_rt_common.errors import NotFound
 from tunix_rt_common.promotion import move_alias
+from tunix_rt_common.specs import Alias
 
 router = APIRouter(prefix="/models", tags=["models"], route_class=JsonRoute)
-AliasName = Annotated[str, Path(pattern=r"^[a-z][a-z0-9._-]{0,63}$")]
+AliasName = Annotated[Alias, Path()]
 
 
 @router.get("")

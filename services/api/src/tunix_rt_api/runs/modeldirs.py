@@ -11,6 +11,7 @@ from tunix_rt_common.storage import ArtifactStore
 from tunix_rt_common.storage.bundle import FolderManifest
 
 FIELD = "base_model"
+MAX_SHOWN_CHARS = 200
 MODEL_FILES = (
     "config.json",
     "generation_config.json",
@@ -23,36 +24,63 @@ MODEL_FILES = (
 )
 
 
-def import_model_directory(store: ArtifactStore, roots: Sequence[Path], reference: str) -> str:
-    """Check what can be checked without JAX, store the files; the manifest's sha256.
+def check_model_directory(roots: Sequence[Path], reference: str) -> list[Path]:
+    """Check what can be checked without JAX; the model's files.
 
-    Only directories under one of `roots` may be named: a server does not read any path that a client sends.
+    Only directories under one of `roots` may be named: a server does not read any path that a client sends, nor what
+    a link in the directory points to elsewhere.
     """
-    folder = Path(reference).expanduser().resolve()
-    if not any(folder.is_relative_to(root.resolve()) for root in roots):
-        raise InvalidInput(
-            f"this server reads no model directory {reference!r}: set TUNIX_RT_MODEL_ROOTS to a JSON list of the "
-            "folders it may read, or use a preset or a registered model",
-            field=FIELD,
-        )
-    if not folder.is_dir():
-        raise InvalidInput(f"no directory {reference!r}: give the path of a Hugging Face model directory", field=FIELD)
-    paths = sorted({path for pattern in MODEL_FILES for path in folder.glob(pattern) if path.is_file()})
-    _check(folder, paths)
-    files = tuple(_store(store, folder, path) for path in paths)
-    return store.put_document(FolderManifest(files=files))
-
-
-def _check(folder: Path, paths: Sequence[Path]) -> None:
-    config = folder / "config.json"
-    if config not in paths:
-        raise UnusableModel(f"{folder.name} has no config.json: give a Hugging Face model directory", field=FIELD)
     try:
-        json.loads(config.read_text("utf-8"))
-    except ValueError as error:
-        raise UnusableModel(
-            f"{folder.name}/config.json is not JSON ({error}): download it again", field=FIELD
+        folder = Path(reference).expanduser().resolve()
+        if not any(folder.is_relative_to(root.resolve()) for root in roots):
+            raise InvalidInput(
+                f"this server reads no model directory {_quoted(reference)}: set TUNIX_RT_MODEL_ROOTS to a JSON list "
+                "of the folders it may read, or use a preset or a registered model",
+                field=FIELD,
+            )
+        return _checked(folder, reference)
+    except (OSError, RuntimeError) as error:  # unreadable, links in a circle, the home of an unknown user
+        raise InvalidInput(
+            f"the directory {_quoted(reference)} cannot be read ({error}): correct the path or its permissions",
+            field=FIELD,
         ) from None
+
+
+def store_model_directory(store: ArtifactStore, paths: Sequence[Path]) -> str:
+    """Store the checked files of a model; the manifest's sha256."""
+    return store.put_document(FolderManifest(files=tuple(_store(store, path) for path in paths)))
+
+
+def is_directory(reference: str) -> bool:
+    """Whether there is such a directory; no reference is too odd to ask."""
+    try:
+        return Path(reference).is_dir()
+    except OSError:
+        return False
+
+
+def _checked(folder: Path, reference: str) -> list[Path]:
+    if not folder.is_dir():
+        raise InvalidInput(
+            f"no directory {_quoted(reference)}: give the path of a Hugging Face model directory", field=FIELD
+        )
+    paths = sorted({path for pattern in MODEL_FILES for path in folder.glob(pattern) if path.is_file()})
+    for path in paths:
+        if not path.resolve().is_relative_to(folder):
+            raise UnusableModel(
+                f"{folder.name}/{path.name} is a link that leads out of the directory: put the file itself there "
+                "(cp -L copies what links point to)",
+                field=FIELD,
+            )
+    _check_files(folder, paths)
+    return paths
+
+
+def _check_files(folder: Path, paths: Sequence[Path]) -> None:
+    for name in ("config.json", "tokenizer.json"):
+        if folder / name not in paths:
+            raise UnusableModel(f"{folder.name} has no {name}: give a whole Hugging Face model directory", field=FIELD)
+        _check_json(folder / name)
     weights = [path for path in paths if path.suffix == ".safetensors"]
     if not weights:
         raise UnusableModel(f"{folder.name} has no *.safetensors: convert its weights to safetensors", field=FIELD)
@@ -63,6 +91,20 @@ def _check(folder: Path, paths: Sequence[Path]) -> None:
             raise UnusableModel(str(error), field=FIELD) from None
 
 
-def _store(store: ArtifactStore, folder: Path, path: Path) -> FileEntry:
+def _check_json(path: Path) -> None:
+    place = f"{path.parent.name}/{path.name}"
+    try:
+        document = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise UnusableModel(f"{place} is not JSON ({error}): download it again", field=FIELD) from None
+    if not isinstance(document, dict):
+        raise UnusableModel(f"{place} does not hold a JSON object: download it again", field=FIELD)
+
+
+def _quoted(reference: str) -> str:
+    return repr(reference if len(reference) <= MAX_SHOWN_CHARS else f"{reference[:MAX_SHOWN_CHARS]}…")
+
+
+def _store(store: ArtifactStore, path: Path) -> FileEntry:
     blob = store.put_file(path)
-    return FileEntry(path=path.relative_to(folder).as_posix(), sha256=blob.sha256, size_bytes=blob.size_bytes)
+    return FileEntry(path=path.name, sha256=blob.sha256, size_bytes=blob.size_bytes)

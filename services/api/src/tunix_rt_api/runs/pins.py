@@ -3,22 +3,21 @@
 import re
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from tunix_rt_api.datasets.service import built_dataset
 from tunix_rt_api.deps import Services
-from tunix_rt_api.runs.modeldirs import import_model_directory
-from tunix_rt_common.db.models import BaseModelRecord, DatasetRecord, EvaluationRecord, ModelVersionRecord
-from tunix_rt_common.errors import EngineMissing, InvalidInput
+from tunix_rt_api.models.service import find_version
+from tunix_rt_api.runs.modeldirs import check_model_directory, is_directory, store_model_directory
+from tunix_rt_common.db.models import BaseModelRecord, DatasetRecord, EvaluationRecord
+from tunix_rt_common.errors import EngineMissing, InvalidInput, NotFound
 from tunix_rt_common.promotion import current_alias
 from tunix_rt_common.specs import PRESET_NAMES, RunSpec
 from tunix_rt_common.version import CODE_VERSION
 
-REGISTERED = re.compile(r"(?P<name>[a-z0-9][a-z0-9._-]{0,63})@(?P<which>[a-z0-9][a-z0-9._-]{0,63})")
+REGISTERED = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}@[a-z0-9][a-z0-9._-]{0,63}")
 
 
 @dataclass(frozen=True)
@@ -62,9 +61,16 @@ class Pins:
     code_version: str = CODE_VERSION
 
 
-def pin(session: Session, services: Services, spec: RunSpec) -> tuple[DatasetRecord, dict[str, Any]]:
-    """The run's dataset row and its pins, as JSON; `InvalidInput` names the field that points to nothing."""
+def pin(
+    session: Session, services: Services, spec: RunSpec, *, rehearsal: bool = False
+) -> tuple[DatasetRecord, dict[str, Any]]:
+    """The run's dataset row and its pins, as JSON; `InvalidInput` names the field that points to nothing.
+
+    The base model's directory comes first: storing it may take a while, and no database lock is held before the first
+    query. A rehearsal checks the directory and leaves it unstored and unpinned.
+    """
     check_engine(spec.train.engine)
+    base_model = _base_model_directory(services, spec.base_model, rehearsal=rehearsal)
     dataset = built_dataset(session, spec.dataset, "dataset")
     eval_reference = spec.evaluate.dataset if spec.evaluate else None
     eval_dataset = built_dataset(session, eval_reference, "evaluate.dataset") if eval_reference else dataset
@@ -72,10 +78,12 @@ def pin(session: Session, services: Services, spec: RunSpec) -> tuple[DatasetRec
     pins = Pins(
         dataset=_pin_dataset(dataset),
         eval_dataset=_pin_dataset(eval_dataset),
-        base_model=_pin_base_model(session, services, spec.base_model),
+        base_model=base_model or _pin_registered(session, spec.base_model),
         baseline=_pin_baseline(session, model_name, spec.alias),
         model_name=model_name,
     )
+    if base_model and base_model.manifest_sha256:
+        session.merge(BaseModelRecord(manifest_sha256=base_model.manifest_sha256, name=base_model.name))
     return dataset, asdict(pins)
 
 
@@ -90,32 +98,31 @@ def _pin_dataset(dataset: DatasetRecord) -> DatasetPin:
     return DatasetPin(dataset.name, dataset.version, dataset.manifest_sha256, dataset.dataset_sha256)
 
 
-def _pin_base_model(session: Session, services: Services, reference: str) -> BaseModelPin:
+def _base_model_directory(services: Services, reference: str, *, rehearsal: bool) -> BaseModelPin | None:
+    """The pin of a preset or of a directory; None for a registered model."""
     if reference in PRESET_NAMES:
         return BaseModelPin(reference, reference, None)
-    if match := REGISTERED.fullmatch(reference):
-        version = _registered(session, match["name"], match["which"])
-        return BaseModelPin(f"{version.name}@{version.version}", None, version.manifest_sha256)
-    if "/" not in reference and not Path(reference).is_dir():
+    if REGISTERED.fullmatch(reference):
+        return None
+    if "/" not in reference and not is_directory(reference):
         presets = ", ".join(PRESET_NAMES)
         raise InvalidInput(
-            f"unknown base model {reference!r}: name a preset ({presets}), a registered NAME@ALIAS, or a directory",
+            f"unknown base model {reference[:200]!r}: name a preset ({presets}), a registered NAME@ALIAS, or a "
+            "directory",
             field="base_model",
         )
-    manifest_sha256 = import_model_directory(services.store, services.settings.model_roots, reference)
-    session.merge(BaseModelRecord(manifest_sha256=manifest_sha256, name=Path(reference).name))
-    return BaseModelPin(Path(reference).name, None, manifest_sha256)
+    paths = check_model_directory(services.settings.model_roots, reference)
+    manifest_sha256 = None if rehearsal else store_model_directory(services.store, paths)
+    return BaseModelPin(paths[0].parent.name, None, manifest_sha256)
 
 
-def _registered(session: Session, name: str, which: str) -> ModelVersionRecord:
-    if which.isdecimal():
-        wanted = select(ModelVersionRecord).where(ModelVersionRecord.name == name)
-        found = session.scalar(wanted.where(ModelVersionRecord.version == int(which[:9])))
-    else:
-        found = current_alias(session, name, which)
-    if found is None:
-        raise InvalidInput(f"no registered model {name}@{which}: GET /api/v1/models lists them", field="base_model")
-    return found
+def _pin_registered(session: Session, reference: str) -> BaseModelPin:
+    name, _, which = reference.partition("@")
+    try:
+        version = find_version(session, name, which)
+    except NotFound as error:
+        raise InvalidInput(str(error), field="base_model") from None
+    return BaseModelPin(f"{version.name}@{version.version}", None, version.manifest_sha256)
 
 
 def _pin_baseline(session: Session, model_name: str, alias: str) -> BaselinePin | None:

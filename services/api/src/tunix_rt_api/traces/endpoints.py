@@ -6,7 +6,7 @@ from fastapi import APIRouter, Query, Request, Response, status
 from sqlalchemy import select
 from starlette.concurrency import run_in_threadpool
 
-from tunix_rt_api.bodies import JsonRoute
+from tunix_rt_api.bodies import JsonRoute, refuse_compressed
 from tunix_rt_api.deps import Cursor, Limit, ReadingDep, ServicesDep
 from tunix_rt_api.pages import Page, newest_first
 from tunix_rt_api.traces import service
@@ -37,6 +37,7 @@ async def import_traces(
     source: Source = None,
 ) -> BatchOutcome:
     """Import newline-delimited JSON as it streams in; bad lines are reported and the rest is kept."""
+    refuse_compressed(request)
     batch = BatchImport(services.database, trace_format, source)
     async for chunk in request.stream():
         await run_in_threadpool(batch.feed, chunk)

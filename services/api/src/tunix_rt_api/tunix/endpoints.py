@@ -32,9 +32,10 @@ def build_dataset(request: DatasetBuildRequest, services: ServicesDep) -> Datase
 @router.post("/tunix/run", status_code=status.HTTP_202_ACCEPTED)
 def run(request: TunixRunRequest, services: ServicesDep, response: Response) -> TunixRunResponse:
     """Plan a run (dry_run, the default) or accept it."""
-    with services.database.transaction() as session:
-        if request.dry_run:
+    if request.dry_run:
+        with services.database.reading() as session:
             return service.plan(services, session, request)
+    with services.database.transaction() as session:
         accepted = accept_run(
             session,
             services,

@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Annotated, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt
 
 DEFAULT_OUTPUT_BYTES = 10 * 1024
 MAX_OUTPUT_BYTES = 100 * 1024
@@ -24,9 +24,9 @@ class DatasetBuildRequest(Request):
     dataset_name: Annotated[str, Field(min_length=1, max_length=128)]
     dataset_version: Annotated[str, Field(min_length=1, max_length=64)]
     filters: dict[str, str] = {}
-    limit: Annotated[int, Field(ge=1, le=10_000)] = 100
+    limit: Annotated[StrictInt, Field(ge=1, le=10_000)] = 100
     selection_strategy: Literal["latest", "random"] = "latest"
-    seed: Annotated[int, Field(ge=0, lt=2**31)] | None = None
+    seed: Annotated[StrictInt, Field(ge=0, lt=2**31)] | None = None
 
 
 class DatasetBuildResponse(BaseModel):
@@ -45,13 +45,13 @@ class TunixRunRequest(Request):
     model_id: Annotated[str, Field(min_length=1, max_length=4096)]
     engine: Literal["jax", "tunix"] = "jax"
     output_dir: Annotated[str, Field(min_length=1, max_length=512)] | None = None
-    dry_run: bool = True
-    num_epochs: Annotated[int, Field(ge=1, le=100)] = 3
-    learning_rate: Annotated[float, Field(gt=0, le=1)] = 2e-5
-    batch_size: Annotated[int, Field(ge=1, le=512)] = 8
-    max_seq_length: Annotated[int, Field(ge=128, le=32_768)] = 2048
-    timeout_seconds: Annotated[float, Field(gt=0, le=604_800)] | None = None
-    max_output_bytes: Annotated[int, Field(ge=0, le=MAX_OUTPUT_BYTES)] = DEFAULT_OUTPUT_BYTES
+    dry_run: StrictBool = True
+    num_epochs: Annotated[StrictInt, Field(ge=1, le=100)] = 3
+    learning_rate: Annotated[StrictFloat, Field(gt=0, le=1)] = 2e-5
+    batch_size: Annotated[StrictInt, Field(ge=1, le=512)] = 8
+    max_seq_length: Annotated[StrictInt, Field(ge=128, le=32_768)] = 2048
+    timeout_seconds: Annotated[StrictFloat, Field(gt=0, le=604_800)] | None = None
+    max_output_bytes: Annotated[StrictInt, Field(ge=0, le=MAX_OUTPUT_BYTES)] = DEFAULT_OUTPUT_BYTES
 
 
 class TunixRunResponse(BaseModel):
