@@ -72,9 +72,7 @@ class Platform:
 
     def write_log(self, claim: Claim, chunk: bytes) -> None:
         with self.database.transaction() as session:
-            session.add(
-                LogRecord(run_id=claim.run_id, job_id=claim.job_id, attempt=1, stream="stdout", chunk=chunk)
-            )
+            session.add(LogRecord(run_id=claim.run_id, job_id=claim.job_id, attempt=1, stream="stdout", chunk=chunk))
 
     def end(self, claim: Claim, ending: Ending, *next_jobs: NewJob) -> None:
         with self.database.transaction() as session:
@@ -190,7 +188,9 @@ def _listening(app: Any) -> Iterator[str]:
 
 def _report() -> EvalReport:
     items = tuple(_item(number) for number in range(3))
-    score = Score(correct=2, scored=3, unscored=0, accuracy=2 / 3, interval=Interval(low=0.2, high=0.9, confidence=0.95))
+    score = Score(
+        correct=2, scored=3, unscored=0, accuracy=2 / 3, interval=Interval(low=0.2, high=0.9, confidence=0.95)
+    )
     return EvalReport(
         model_sha256="a" * 64,
         dataset_sha256="b" * 64,

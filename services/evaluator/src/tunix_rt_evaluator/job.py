@@ -81,7 +81,9 @@ def _baseline_report(
         report = child.store.get_document(EvalReport, pin["report_sha256"])
         if _asked_alike(report, candidate):
             return report
-        child.story("baseline", f"version {pin['version']} was judged on other questions or in another way: asking it again")
+        child.story(
+            "baseline", f"version {pin['version']} was asked other questions, or in another way: asking it again"
+        )
     return _report(child, pin["manifest_sha256"], rows, spec, candidate.dataset_sha256)
 
 
