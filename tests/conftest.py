@@ -20,8 +20,6 @@ from tunix_rt_common.pipeline import Claim, Ending, JobState, NewJob
 from tunix_rt_common.settings import Settings
 
 Row = TypeVar("Row", bound=Base)
-OVER = -1.0
-"""A lease that has run out before it began: what a test gives to a worker that will fall silent."""
 
 
 class Machine:

@@ -92,7 +92,7 @@ def steal(machine, job_id):
 
 
 def test_child_that_succeeds_hands_its_result_to_the_next_stage(worker):
-    job = worker.handle(worker.submit("succeed"))
+    job = worker.handle(worker.submit("succeed"), heartbeat_s=PATIENCE_S)
     assert (job.state, job.result, job.step) == ("succeeded", {"made": "it"}, 2)
     run = worker.machine.run_of(job.id)
     assert (run.state, run.stage, run.step, run.total_steps) == ("running", "evaluate", 2, 2)
@@ -235,8 +235,9 @@ def parent_of(worker):
         parent.wait()
 
 
-def test_child_dies_with_its_killed_parent(worker, parent_of):
-    job_id = worker.submit("leave_when_told")
+@pytest.mark.parametrize("way", ["leave_when_told", "freeze"])
+def test_child_dies_with_its_killed_parent(worker, parent_of, way):
+    job_id = worker.submit(way)
     parent, child = parent_of(job_id)
     parent.kill()
     parent.wait()

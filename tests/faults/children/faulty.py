@@ -3,6 +3,7 @@
 `ready` in a payload names a file that the child makes, with its process id in it, when it has begun.
 """
 
+import ctypes
 import os
 import signal
 import sys
@@ -72,6 +73,13 @@ def finish_when_told(child: Child) -> dict[str, Any]:
     return {"made": "it in the last moment"}
 
 
+def freeze(child: Child) -> dict[str, Any]:
+    """Stuck in native code that holds the interpreter's lock: no thread of ours runs any more."""
+    _ready(child)
+    ctypes.PyDLL(None).sleep(int(FOREVER_S))
+    return {}
+
+
 def write_under_the_claim(child: Child) -> dict[str, Any]:
     """What a child does that publishes for itself; the test makes another claim before `go` is there."""
     _ready(child)
@@ -127,6 +135,7 @@ WAYS = {
         ignore_sigterm,
         leave_when_told,
         finish_when_told,
+        freeze,
         write_under_the_claim,
         make_noise,
         report_garbage,

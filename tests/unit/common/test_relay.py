@@ -12,6 +12,7 @@ from tunix_rt_common.pipeline import Ending, JobState
 from tunix_rt_common.relay import BATCH, Relay
 
 OVER = -1.0
+"""A lease that ran out before it began: what a worker is given that will fall silent."""
 DONE = Ending(JobState.SUCCEEDED, "done")
 
 
@@ -127,7 +128,7 @@ def test_nudged_relay_publishes_without_waiting_for_its_next_look(machine, relay
     assert time.monotonic() - started < 5
 
 
-def test_two_relays_at_once_ring_every_doorbell_at_least_once_and_claims_stay_single(machine, open_machine, running):
+def test_two_relays_at_once_ring_every_doorbell_at_least_once_and_claims_stay_single(machine, running):
     queue = ListQueue()
     jobs = {machine.submit() for _ in range(30)}
     for _ in range(2):
@@ -180,6 +181,20 @@ def test_nothing_expires_before_one_healthy_lease_time_has_passed(open_machine, 
     machine = open_machine(tmp_path / "started", lease_s=1.0, sweep_s=0.05)
     claim = machine.claim(machine.submit(), lease_s=OVER)
     running(Relay(machine.database, ListQueue(), machine.settings))
+    time.sleep(0.5)
+    assert machine.job(claim.job_id).state == "running"
+    assert eventually(lambda: machine.job(claim.job_id).state == "retry_wait")
+
+
+def test_after_an_outage_nothing_expires_before_another_healthy_lease_time(open_machine, tmp_path, running):
+    machine, queue = open_machine(tmp_path / "outage", lease_s=1.0, sweep_s=0.05), ListQueue()
+    running(Relay(machine.database, queue, machine.settings))
+    time.sleep(0.9)
+    queue.breaks = "after"
+    machine.submit()
+    assert eventually(lambda: queue.messages)
+    queue.breaks = None
+    claim = machine.claim(machine.submit(), lease_s=OVER)
     time.sleep(0.5)
     assert machine.job(claim.job_id).state == "running"
     assert eventually(lambda: machine.job(claim.job_id).state == "retry_wait")

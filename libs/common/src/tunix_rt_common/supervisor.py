@@ -115,8 +115,6 @@ class Supervisor:
         with ChildProcess(job.module, claim, self._world.settings, report) as child:
             reason = child.wait(lambda: lease.stop_reason(self._stopping))
         lease.flush()
-        if reason == "lost":
-            raise OwnershipLost(f"job {claim.job_id} has another owner by now")
         if reason == "cancel":
             return endings.cancelled()
         if reason == "timeout":

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Query, Request, Response, status
 from sqlalchemy import select
 from starlette.concurrency import run_in_threadpool
 
-from tunix_rt_api.bodies import JsonRoute, refuse_compressed
+from tunix_rt_api.bodies import TraceRoute, refuse_compressed
 from tunix_rt_api.deps import Cursor, Limit, ReadingDep, ServicesDep
 from tunix_rt_api.pages import Page, newest_first
 from tunix_rt_api.traces import service
@@ -15,7 +15,7 @@ from tunix_rt_api.traces.schemas import BatchOutcome, TraceAccepted, TraceFormat
 from tunix_rt_common.db.models import TraceRow
 from tunix_rt_common.traces import Trace
 
-router = APIRouter(prefix="/traces", tags=["traces"], route_class=JsonRoute)
+router = APIRouter(prefix="/traces", tags=["traces"], route_class=TraceRoute)
 Source = Annotated[str | None, Query(max_length=200, description="where they come from; meta.source unless given")]
 
 
