@@ -171,6 +171,25 @@ def test_run_on_a_dataset_that_could_not_be_built_says_why(api):
     assert "no trace passes the filters" in problem["detail"]
 
 
+def test_run_without_rows_to_train_on_is_refused(api):
+    api.import_traces(*map(trace, range(10)))
+    api.build("exam", validation_fraction=0, test_fraction=1)
+    problem = api.post("/api/v1/runs", {"dataset": "exam", "base_model": "tiny"}).problem(422)
+    assert problem["errors"][0]["field"] == "dataset"
+    assert "train" in problem["detail"]
+
+
+@pytest.mark.parametrize("evaluate", [{}, {"dataset": "lessons"}, {"split": "validation"}])
+def test_run_without_rows_to_be_judged_on_is_refused_before_it_trains(api, evaluate):
+    api.import_traces(*map(trace, range(10)))
+    api.build("lessons", validation_fraction=0, test_fraction=0)
+    spec = {"dataset": "lessons", "base_model": "tiny", "evaluate": evaluate}
+    problem = api.post("/api/v1/runs", spec).problem(422)
+    assert problem["errors"][0]["field"] == "evaluate.split"
+    assert "larger" in problem["detail"]
+    assert api.post("/api/v1/runs", {**spec, "evaluate": None}).status == 202
+
+
 def test_filter_on_meta_takes_only_traces_that_have_the_key(api):
     api.import_traces(*map(trace, range(10)))
     built = api.build("odd", filters={"meta.parity": "1"}, validation_fraction=0, test_fraction=0)

@@ -21,7 +21,7 @@ from tunix_rt_common.queue import open_queue
 from tunix_rt_common.relay import Relay
 from tunix_rt_common.settings import Settings
 from tunix_rt_common.storage import open_store
-from tunix_rt_common.supervisor import World
+from tunix_rt_common.world import World
 from tunix_rt_embedded.world import open_world
 from tunix_rt_registry import worker as registry
 

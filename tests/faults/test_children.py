@@ -15,7 +15,8 @@ from tunix_rt_common.db.models import JobRecord, LogRecord, MetricRecord
 from tunix_rt_common.messages import TrainJob
 from tunix_rt_common.pipeline import Ending, JobState, NewJob
 from tunix_rt_common.storage.local import LocalStore
-from tunix_rt_common.supervisor import ChildJob, Supervisor, World
+from tunix_rt_common.supervisor import ChildJob, Supervisor
+from tunix_rt_common.world import World
 
 CHILDREN = Path(__file__).parent / "children"
 NOISE = bytes(range(256)) * 4096 * 5

@@ -29,7 +29,7 @@ from tunix_rt_common.settings import Settings
 from tunix_rt_common.specs import GatePolicy, SamplingSpec
 from tunix_rt_common.storage import ArtifactStore, open_store
 from tunix_rt_common.storage.bundle import FolderManifest
-from tunix_rt_common.supervisor import World
+from tunix_rt_common.world import World
 from tunix_rt_registry import worker as registry
 
 MODEL_FILES = {"config.json": b"{}", "weights/model.safetensors": bytes(range(256)) * 4096}

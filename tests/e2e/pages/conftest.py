@@ -33,7 +33,8 @@ from tunix_rt_common.settings import Settings
 from tunix_rt_common.specs import GatePolicy, SamplingSpec
 from tunix_rt_common.storage import open_store
 from tunix_rt_common.storage.bundle import FolderManifest, put_folder
-from tunix_rt_common.supervisor import Supervisor, World
+from tunix_rt_common.supervisor import Supervisor
+from tunix_rt_common.world import World
 from tunix_rt_evaluator.gate import decide
 from tunix_rt_evaluator.handlers import after_evaluation
 from tunix_rt_evaluator.statistics import score, slices

@@ -8,7 +8,8 @@ from tunix_rt_common.db.session import open_database
 from tunix_rt_common.messages import TrainJob
 from tunix_rt_common.settings import Settings
 from tunix_rt_common.storage import open_store
-from tunix_rt_common.supervisor import ChildJob, Supervisor, World
+from tunix_rt_common.supervisor import ChildJob, Supervisor
+from tunix_rt_common.world import World
 
 
 def main(job_id: str) -> None:

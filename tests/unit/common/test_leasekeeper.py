@@ -10,8 +10,8 @@ from tunix_rt_common.errors import OwnershipLost
 from tunix_rt_common.jobreport import JobReport, Progress, Story
 from tunix_rt_common.leasekeeper import LeaseKeeper
 from tunix_rt_common.pipeline import Ending, JobState
-from tunix_rt_common.supervisor import World
 from tunix_rt_common.testing.memory_store import MemoryStore
+from tunix_rt_common.world import World
 
 AGAIN = Ending(JobState.RETRY_WAIT, "tries again")
 RUNNING_ON = threading.Event()

@@ -10,8 +10,9 @@ from tunix_rt_common.errors import InvalidInput, Unavailable, UnusableData
 from tunix_rt_common.ids import new_id
 from tunix_rt_common.messages import BuildDatasetJob
 from tunix_rt_common.pipeline import Ending, JobState, NewJob
-from tunix_rt_common.supervisor import ShortJob, Supervisor, World
+from tunix_rt_common.supervisor import ShortJob, Supervisor
 from tunix_rt_common.testing.memory_store import MemoryStore
+from tunix_rt_common.world import World
 
 AGAIN = Ending(JobState.RETRY_WAIT, "tries again")
 

@@ -9,9 +9,10 @@ from tunix_rt_common.db.models import DatasetRecord, TraceRow
 from tunix_rt_common.ids import new_id
 from tunix_rt_common.messages import BuildDatasetJob
 from tunix_rt_common.specs import DatasetSpec
-from tunix_rt_common.supervisor import Supervisor, World
+from tunix_rt_common.supervisor import Supervisor
 from tunix_rt_common.testing.memory_store import MemoryStore
 from tunix_rt_common.traces import Trace
+from tunix_rt_common.world import World
 from tunix_rt_registry.handlers import JOBS
 
 

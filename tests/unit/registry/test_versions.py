@@ -10,8 +10,9 @@ from tunix_rt_common.messages import RegisterJob
 from tunix_rt_common.pipeline import Ending, JobState
 from tunix_rt_common.promotion import current_alias
 from tunix_rt_common.specs import RunSpec
-from tunix_rt_common.supervisor import Supervisor, World
+from tunix_rt_common.supervisor import Supervisor
 from tunix_rt_common.testing.memory_store import MemoryStore
+from tunix_rt_common.world import World
 from tunix_rt_registry.handlers import JOBS
 
 CRASHED = Ending(JobState.RETRY_WAIT, "tries again")

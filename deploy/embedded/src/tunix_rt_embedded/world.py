@@ -21,7 +21,7 @@ from tunix_rt_common.queue import Queue, open_queue
 from tunix_rt_common.relay import Relay
 from tunix_rt_common.settings import Settings
 from tunix_rt_common.storage import open_store
-from tunix_rt_common.supervisor import World
+from tunix_rt_common.world import World
 
 logger = logging.getLogger(__name__)
 
@@ -93,6 +93,7 @@ def serving(settings: Settings, listener: socket.socket) -> Iterator[uvicorn.Ser
     database.migrate()
     world = World(settings, database, open_store(settings.resolved_artifacts_url))
     relay = Relay(database, queue, settings)
+    relay.ring_waiting()
     stop = threading.Event()
     threads = _start(world, queue, relay, stop)
     app = create_app(settings, database, world.store, nudge=relay.nudge)

@@ -2,12 +2,15 @@
 
 import threading
 import time
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 REPORT_FD_VARIABLE = "TUNIX_RT_REPORT_FD"
 CLAIM_VARIABLE = "TUNIX_RT_CLAIM"
+
+
+Step = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 class Line(BaseModel):
@@ -20,8 +23,8 @@ class Progress(Line):
     """The job has got this far; `numbers` are kept as the metrics of that step."""
 
     say: Literal["progress"] = "progress"
-    step: int
-    total_steps: int | None = None
+    step: Step
+    total_steps: Step | None = None
     numbers: dict[str, float | None] = {}
 
 

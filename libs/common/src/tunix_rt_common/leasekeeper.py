@@ -11,11 +11,10 @@ from tunix_rt_common.db.models import LogRecord, MetricRecord, RunRecord
 from tunix_rt_common.errors import OwnershipLost, Unavailable
 from tunix_rt_common.jobreport import JobReport, Progress, Story
 from tunix_rt_common.pipeline import Claim
+from tunix_rt_common.world import World
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
-
-    from tunix_rt_common.supervisor import World
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +24,7 @@ StopReason = Literal["lost", "cancel", "timeout", "hung", "shutdown"]
 class LeaseKeeper:
     """A thread that beats every `heartbeat_s`: lease, step, metrics, logs and story in one fenced transaction."""
 
-    def __init__(self, world: "World", claim: Claim, report: JobReport) -> None:
+    def __init__(self, world: World, claim: Claim, report: JobReport) -> None:
         self._world = world
         self._claim = claim
         self._report = report

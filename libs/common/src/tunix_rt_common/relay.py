@@ -42,6 +42,11 @@ class Relay:
         """Something was committed: look now."""
         self._nudged.set()
 
+    def ring_waiting(self) -> None:
+        """Announce every waiting job anew, for a queue that has forgotten what it held."""
+        with self._database.transaction() as session:
+            pipeline.ring_unheard(session, doorbell_s=0)
+
     def run(self, stop: threading.Event) -> None:
         """Publish and sweep until told to stop; an outage is waited out."""
         while not stop.is_set():

@@ -18,7 +18,6 @@ from sqlalchemy.orm import Session
 from tunix_rt_common import endings, pipeline
 from tunix_rt_common.childprocess import ChildProcess
 from tunix_rt_common.db.models import JobRecord, RunRecord
-from tunix_rt_common.db.session import Database
 from tunix_rt_common.endings import ExitCode
 from tunix_rt_common.errors import InvalidInput, NotFound, OwnershipLost, TunixError, Unavailable
 from tunix_rt_common.jobreport import JobReport
@@ -26,22 +25,11 @@ from tunix_rt_common.leasekeeper import LeaseKeeper
 from tunix_rt_common.logarchive import archive_logs
 from tunix_rt_common.messages import JobKind, Message
 from tunix_rt_common.pipeline import Claim, Ending, JobState, NewJob
-from tunix_rt_common.settings import Settings
-from tunix_rt_common.storage import ArtifactStore
+from tunix_rt_common.world import World
 
 logger = logging.getLogger(__name__)
 
 FINISH_PATIENCE = 5
-
-
-@dataclass(frozen=True)
-class World:
-    """The three ports and the settings: all that a worker needs."""
-
-    settings: Settings
-    database: Database
-    store: ArtifactStore
-
 
 Finish = Callable[[World, Session, Claim, dict[str, Any]], Sequence[NewJob]]
 Work = Callable[[World, Claim], dict[str, Any]]

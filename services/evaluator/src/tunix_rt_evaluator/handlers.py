@@ -10,7 +10,8 @@ from tunix_rt_common.ids import new_id
 from tunix_rt_common.messages import JobKind
 from tunix_rt_common.pipeline import Claim, NewJob, tell
 from tunix_rt_common.reports import EvalReport, Verdict
-from tunix_rt_common.supervisor import ChildJob, World
+from tunix_rt_common.supervisor import ChildJob
+from tunix_rt_common.world import World
 
 
 def after_evaluation(world: World, session: Session, claim: Claim, result: dict[str, Any]) -> list[NewJob]:

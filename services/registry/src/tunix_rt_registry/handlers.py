@@ -7,7 +7,8 @@ from sqlalchemy.orm import Session
 from tunix_rt_common.db.models import DatasetRecord
 from tunix_rt_common.messages import JobKind
 from tunix_rt_common.pipeline import Claim, NewJob, tell
-from tunix_rt_common.supervisor import ShortJob, World
+from tunix_rt_common.supervisor import ShortJob
+from tunix_rt_common.world import World
 from tunix_rt_registry import datasets, versions
 
 

@@ -4,7 +4,8 @@ import threading
 from collections.abc import Callable
 
 from tunix_rt_common.queue import Queue
-from tunix_rt_common.supervisor import Supervisor, World
+from tunix_rt_common.supervisor import Supervisor
+from tunix_rt_common.world import World
 from tunix_rt_registry.handlers import JOBS
 
 

@@ -7,7 +7,8 @@ from sqlalchemy.orm import Session
 from tunix_rt_common.db.models import RunRecord
 from tunix_rt_common.messages import JobKind
 from tunix_rt_common.pipeline import Claim, NewJob
-from tunix_rt_common.supervisor import ChildJob, World
+from tunix_rt_common.supervisor import ChildJob
+from tunix_rt_common.world import World
 
 
 def after_training(_: World, session: Session, claim: Claim, result: dict[str, Any]) -> list[NewJob]:

@@ -199,7 +199,6 @@ class OutboxRecord(Base):
     due_at: Mapped[datetime]
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
     published_at: Mapped[datetime | None]
-    failures: Mapped[int] = mapped_column(default=0)
 
 
 class CheckpointRecord(Base):

@@ -45,6 +45,7 @@ class LocalStore(ArtifactStore):
             target = self._path(blob.sha256)
             target.parent.mkdir(parents=True, exist_ok=True)
             aside.replace(target)
+            _sync_folder(target.parent)
         except OSError as error:
             raise Unavailable(
                 f"the artifact folder {self._root} takes no files ({error.strerror}): free some space"
@@ -65,3 +66,12 @@ def _copy(source: BinaryIO, target: Path) -> Blob:
         sink.flush()
         os.fsync(sink.fileno())
     return Blob(digest.hexdigest(), size_bytes)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename in it survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

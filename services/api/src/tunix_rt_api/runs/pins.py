@@ -7,14 +7,14 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from tunix_rt_api.datasets.service import built_dataset
+from tunix_rt_api.datasets.service import built_dataset, read_manifest
 from tunix_rt_api.deps import Services
 from tunix_rt_api.models.service import find_version
 from tunix_rt_api.runs.modeldirs import check_model_directory, is_directory, store_model_directory
 from tunix_rt_common.db.models import BaseModelRecord, DatasetRecord, EvaluationRecord
-from tunix_rt_common.errors import EngineMissing, InvalidInput, NotFound
+from tunix_rt_common.errors import EngineMissing, InvalidInput, NotFound, UnusableData
 from tunix_rt_common.promotion import current_alias
-from tunix_rt_common.specs import PRESET_NAMES, RunSpec
+from tunix_rt_common.specs import PRESET_NAMES, EvalSpec, RunSpec
 from tunix_rt_common.version import CODE_VERSION
 
 REGISTERED = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}@[a-z0-9][a-z0-9._-]{0,63}")
@@ -74,6 +74,7 @@ def pin(
     dataset = built_dataset(session, spec.dataset, "dataset")
     eval_reference = spec.evaluate.dataset if spec.evaluate else None
     eval_dataset = built_dataset(session, eval_reference, "evaluate.dataset") if eval_reference else dataset
+    _need_rows(services, dataset, eval_dataset, spec.evaluate)
     model_name = spec.model_name or dataset.name
     pins = Pins(
         dataset=_pin_dataset(dataset),
@@ -91,6 +92,24 @@ def check_engine(engine: str) -> None:
     """Refuse an engine that is not installed, with the command that installs it."""
     if engine == "tunix" and find_spec("tunix") is None:
         raise EngineMissing("engine 'tunix' is not installed: run `pip install google-tunix`, or ask for engine 'jax'")
+
+
+def _need_rows(
+    services: Services, dataset: DatasetRecord, eval_dataset: DatasetRecord, evaluate: EvalSpec | None
+) -> None:
+    """Refuse a run that could not begin, and one that nobody could judge once it is trained."""
+    if not read_manifest(services.store, dataset).splits["train"].rows:
+        raise UnusableData(
+            f"{dataset.name}@{dataset.version} has no rows in its train split: build it with smaller validation and test "
+            "fractions",
+            field="dataset",
+        )
+    if evaluate and not read_manifest(services.store, eval_dataset).splits[evaluate.split].rows:
+        raise UnusableData(
+            f"{eval_dataset.name}@{eval_dataset.version} has no rows in its {evaluate.split} split: build it with a larger "
+            f"{evaluate.split} fraction, judge on another split or dataset, or ask for no evaluation (null)",
+            field="evaluate.split",
+        )
 
 
 def _pin_dataset(dataset: DatasetRecord) -> DatasetPin:
