@@ -49,6 +49,6 @@ def test_long_text_is_cut_and_its_segments_with_it():
 
 
 def test_segment_beyond_the_cut_is_left_out():
-    long_prompt = row_from_trace(row(1).trace().model_copy(update={"prompt": "x" * 9_000}), "t")
+    long_prompt = row_from_trace(row(1).trace().model_copy(update={"prompt": "x" * 9_000}))
     [shown] = preview({"train": [long_prompt]}, TEMPLATE, "trace")
     assert [part["trained"] for part in shown["segments"]] == [False]
