@@ -83,6 +83,7 @@ BROKEN = {
     "config is a list": (write("config.json", b"[]"), "config.json does not hold a JSON object"),
     "config is no text": (write("config.json", b"\xff\xff"), "config.json is not JSON"),
     "config is bottomless": (write("config.json", b"[" * 100_000), "config.json is not JSON"),
+    "config without end": (lambda folder: os.truncate(folder / "config.json", 10**10), "config.json is larger than"),
     "no tokenizer": (remove("tokenizer.json"), "no tokenizer.json"),
     "tokenizer is a pipe": (fifo, "no tokenizer.json"),
     "no weights": (remove(WEIGHTS), "no *.safetensors"),

@@ -1,20 +1,18 @@
 """A real API over HTTP with a real registry worker; training and judging are played by the tests."""
 
 import json
-import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
-import uvicorn
 from sqlalchemy import select
+from tests.e2e.world import listening
 
 from tunix_rt import cli
 from tunix_rt_api.main import create_app
@@ -125,7 +123,7 @@ def platform(tmp_path: Path) -> Iterator[Platform]:
     ]
     for thread in threads:
         thread.start()
-    with _listening(app) as url:
+    with listening(app) as url:
         yield Platform(url, database, store)
     stop.set()
     relay.nudge()
@@ -173,17 +171,6 @@ def dataset(command: Callable[..., Outcome]) -> str:
 def run_id(command: Callable[..., Outcome], dataset: str) -> str:
     """A queued run."""
     return str(command("runs", "create", "--dataset", dataset, "--base-model", "tiny", "--json").json["run_id"])
-
-
-@contextmanager
-def _listening(app: Any) -> Iterator[str]:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        server.should_exit = True
-        thread.join(10)
 
 
 def _report() -> EvalReport:

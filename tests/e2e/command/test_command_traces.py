@@ -57,7 +57,7 @@ def test_refused_upload_of_a_large_file_tells_why(command, gsm8k):
 def test_several_files_are_told_apart(command, gsm8k):
     outcome = command("traces", "import", gsm8k("one.jsonl", GOOD), gsm8k("two.jsonl", BAD), "--json")
     assert outcome.code == 3
-    assert [row["rejected_count"] for row in outcome.json] == [0, 1]
+    assert [row["rejected_count"] for row in outcome.json["files"]] == [0, 1]
 
 
 def test_file_that_is_not_there_is_a_usage_error(command):

@@ -40,7 +40,7 @@ def test_hostile_text_is_shown_as_text_on_every_page(site: Any) -> None:
     meta = {"category": HOSTILE, "source": HOSTILE}
     site.import_traces([{"prompt": HOSTILE, "steps": [step], "final_answer": HOSTILE, "meta": meta}])
     site.build_dataset("apples", validation_fraction=0, test_fraction=0)
-    stage = site.claim(site.start_run("apples"))
+    stage = site.claim(site.start_run("apples", evaluate=None))
     stage.log("stderr", HOSTILE)
     stage.end(Ending(JobState.FAILED, HOSTILE, "user_error"))
     run_id = only_run(site, "failed")["run_id"]

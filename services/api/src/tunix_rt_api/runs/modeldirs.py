@@ -12,6 +12,7 @@ from tunix_rt_common.storage.bundle import FolderManifest
 
 FIELD = "base_model"
 MAX_SHOWN_CHARS = 200
+MAX_CONFIG_BYTES = 1024 * 1024
 MODEL_FILES = (
     "config.json",
     "generation_config.json",
@@ -80,7 +81,7 @@ def _check_files(folder: Path, paths: Sequence[Path]) -> None:
     for name in ("config.json", "tokenizer.json"):
         if folder / name not in paths:
             raise UnusableModel(f"{folder.name} has no {name}: give a whole Hugging Face model directory", field=FIELD)
-        _check_json(folder / name)
+    _check_config(folder / "config.json")
     weights = [path for path in paths if path.suffix == ".safetensors"]
     if not weights:
         raise UnusableModel(f"{folder.name} has no *.safetensors: convert its weights to safetensors", field=FIELD)
@@ -91,8 +92,10 @@ def _check_files(folder: Path, paths: Sequence[Path]) -> None:
             raise UnusableModel(str(error), field=FIELD) from None
 
 
-def _check_json(path: Path) -> None:
+def _check_config(path: Path) -> None:
     place = f"{path.parent.name}/{path.name}"
+    if path.stat().st_size > MAX_CONFIG_BYTES:
+        raise UnusableModel(f"{place} is larger than {MAX_CONFIG_BYTES} bytes: download it again", field=FIELD)
     try:
         document = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:

@@ -100,14 +100,14 @@ def _need_rows(
     """Refuse a run that could not begin, and one that nobody could judge once it is trained."""
     if not read_manifest(services.store, dataset).splits["train"].rows:
         raise UnusableData(
-            f"{dataset.name}@{dataset.version} has no rows in its train split: build it with smaller validation and test "
-            "fractions",
+            f"{dataset.name}@{dataset.version} has no rows in its train split: build it with smaller "
+            "validation and test fractions",
             field="dataset",
         )
     if evaluate and not read_manifest(services.store, eval_dataset).splits[evaluate.split].rows:
         raise UnusableData(
-            f"{eval_dataset.name}@{eval_dataset.version} has no rows in its {evaluate.split} split: build it with a larger "
-            f"{evaluate.split} fraction, judge on another split or dataset, or ask for no evaluation (null)",
+            f"{eval_dataset.name}@{eval_dataset.version} has no rows in its {evaluate.split} split: build it with a "
+            f"larger {evaluate.split} fraction, judge on another split or dataset, or ask for no evaluation (null)",
             field="evaluate.split",
         )
 
