@@ -130,7 +130,8 @@ def test_link_within_the_directory_is_followed(api, broken_copy):
     api.import_traces({"prompt": "1", "steps": [{"i": 0, "type": "a", "content": "b"}], "final_answer": "2"})
     api.build("sums", validation_fraction=0, test_fraction=0)
     folder = broken_copy(api.models / "moved", moved)
-    assert api.post("/api/v1/runs", {"dataset": "sums", "base_model": str(folder)}).status == 202
+    spec = {"dataset": "sums", "base_model": str(folder), "evaluate": None}
+    assert api.post("/api/v1/runs", spec).status == 202
 
 
 def test_directory_behind_a_link_that_leaves_the_allowed_folders_is_not_read(sums, stories):

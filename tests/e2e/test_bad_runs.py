@@ -94,7 +94,9 @@ def filled(world):
 
 def fails(world, base_model: Path, **spec: Any) -> str:
     """How a run failed: by the user's fault, at once, and for good."""
-    run = world.wait(world.start(**{"dataset": "mixed", "base_model": base_model, "train": QUICK, **spec}))
+    run = world.wait(
+        world.start(**{"dataset": "mixed", "base_model": base_model, "train": QUICK, "evaluate": None, **spec})
+    )
     assert (run["state"], run["step"], run["checkpoints"]) == ("failed", 0, [])
     [job] = run["jobs"]
     assert (job["attempt"], job["failure_class"]) == (1, "user_error")

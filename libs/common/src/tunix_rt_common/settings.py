@@ -33,7 +33,7 @@ class Settings(BaseSettings):
     progress_timeout_s: Seconds = Field(900.0, description="a child that reports nothing for this long is hung")
     retry_delay_s: Annotated[float, Field(ge=0)] = Field(1.0, description="first back-off; doubles with each attempt")
     max_attempts: PositiveInt = Field(8, description="counted attempts of one job before it is quarantined")
-    max_stalled_attempts: PositiveInt = Field(3, description="attempts in a row that may end at one and the same step")
+    max_stalled_attempts: PositiveInt = Field(6, description="attempts in a row that may end at one and the same step")
     keep_checkpoints: PositiveInt = Field(2, description="checkpoints of a run kept while it trains")
 
     host: str = "127.0.0.1"
