@@ -73,7 +73,7 @@ def test_hostile_text_neither_runs_nor_breaks_the_layout(site: Any, page: Any) -
     steps = [{"i": 0, "type": "x" * 64, "content": HOSTILE}]
     site.import_traces([{"prompt": HOSTILE, "steps": steps, "final_answer": HOSTILE, "meta": {"category": HOSTILE}}])
     site.build_dataset("apples", validation_fraction=0, test_fraction=0)
-    stage = site.claim(run_id := site.start_run("apples"))
+    stage = site.claim(run_id := site.start_run("apples", evaluate=None))
     stage.log("stdout", HOSTILE)
     stage.end(Ending(JobState.FAILED, HOSTILE, "user_error"))
     page.set_viewport_size({"width": 360, "height": 740})
