@@ -1,11 +1,13 @@
 """A real API over HTTP with a real registry worker; training and judging are played by the tests."""
 
 import json
+import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -149,12 +151,13 @@ def command(
 
 @pytest.fixture
 def spawned(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> Callable[..., subprocess.Popen[str]]:
-    """Start `tunix-rt` as a process of its own, against the platform."""
+    """Start `tunix-rt` as a process of its own, against the platform, as a terminal does: SIGINT is not ignored."""
     monkeypatch.setenv("TUNIX_RT_API_URL", platform.url)
 
     def start(*arguments: str) -> subprocess.Popen[str]:
         program = [sys.executable, "-c", "from tunix_rt.cli import main; main()", *arguments]
-        return subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+        return subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
 
     return start
 
