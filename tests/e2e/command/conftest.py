@@ -1,13 +1,11 @@
 """A real API over HTTP with a real registry worker; training and judging are played by the tests."""
 
 import json
-import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -149,15 +147,22 @@ def command(
     return call
 
 
+AS_FROM_A_TERMINAL = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from tunix_rt.cli import main
+main()
+"""
+
+
 @pytest.fixture
 def spawned(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> Callable[..., subprocess.Popen[str]]:
     """Start `tunix-rt` as a process of its own, against the platform, as a terminal does: SIGINT is not ignored."""
     monkeypatch.setenv("TUNIX_RT_API_URL", platform.url)
 
     def start(*arguments: str) -> subprocess.Popen[str]:
-        program = [sys.executable, "-c", "from tunix_rt.cli import main; main()", *arguments]
-        heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-        return subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
+        program = [sys.executable, "-c", AS_FROM_A_TERMINAL, *arguments]
+        return subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     return start
 
