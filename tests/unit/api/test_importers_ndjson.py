@@ -4,15 +4,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunix_rt_api.traces.ndjson import MAX_LINE_BYTES, NdjsonLines, Rejection, parse_trace_line, read_traces
+from tunix_rt_api.traces.ndjson import MAX_LINE_BYTES, NdjsonLines, Rejection, parse_trace_line
 from tunix_rt_common.traces import Trace
 
 ROW = '{"prompt": "1+1=", "answer": "2"}'
 
 
 def read(body: bytes, chunk_bytes: int = 65_536) -> list[tuple[int, Trace | Rejection]]:
-    chunks = (body[start : start + chunk_bytes] for start in range(0, len(body), chunk_bytes))
-    return list(read_traces(chunks, "auto"))
+    splitter = NdjsonLines()
+    lines = [
+        line for start in range(0, len(body), chunk_bytes) for line in splitter.feed(body[start : start + chunk_bytes])
+    ]
+    lines += splitter.close()
+    return [(number, line if isinstance(line, Rejection) else parse_trace_line(line, "auto")) for number, line in lines]
 
 
 def outcomes(body: bytes, chunk_bytes: int = 65_536) -> list[tuple[int, bool]]:

@@ -12,7 +12,6 @@ SHA = "0" * 64
 def manifest(*paths: str, **changes: Any) -> CheckpointManifest:
     return CheckpointManifest(
         **{
-            "kind": "checkpoint",
             "run_id": "run",
             "job_id": "job",
             "step": 10,

@@ -141,10 +141,9 @@ class FileEntry(Document):
 
 
 class CheckpointManifest(Document):
-    """The files of one checkpoint or exported model, and everything that has to match before it is used again."""
+    """The files of one checkpoint, and everything that has to match before it is used again."""
 
     schema_version: Literal["1"] = "1"
-    kind: Literal["checkpoint", "model"]
     run_id: str
     job_id: str
     step: Count

@@ -35,7 +35,6 @@ class CheckpointPublisher:
         files = put_folder(self._child.store, local).files
         claim = self._child.claim
         manifest = CheckpointManifest(
-            kind="checkpoint",
             run_id=str(claim.run_id),
             job_id=str(claim.job_id),
             step=step,

@@ -237,15 +237,6 @@ class LogRecord(Base):
     at: Mapped[datetime] = mapped_column(default=utc_now)
 
 
-class BaseModelRecord(Base):
-    """A model directory that a run started from, by the digest of its manifest."""
-
-    __tablename__ = "base_models"
-    manifest_sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
-    name: Mapped[str]
-    created_at: Mapped[datetime] = mapped_column(default=utc_now)
-
-
 class EvaluationRecord(Base):
     """A report in the store, with what a list of reports needs to show."""
 

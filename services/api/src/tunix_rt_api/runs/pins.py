@@ -11,7 +11,7 @@ from tunix_rt_api.datasets.service import built_dataset, read_manifest
 from tunix_rt_api.deps import Services
 from tunix_rt_api.models.service import find_version
 from tunix_rt_api.runs.modeldirs import check_model_directory, is_directory, store_model_directory
-from tunix_rt_common.db.models import BaseModelRecord, DatasetRecord, EvaluationRecord
+from tunix_rt_common.db.models import DatasetRecord, EvaluationRecord
 from tunix_rt_common.errors import EngineMissing, InvalidInput, NotFound, UnusableData
 from tunix_rt_common.promotion import current_alias
 from tunix_rt_common.specs import PRESET_NAMES, EvalSpec, RunSpec
@@ -83,8 +83,6 @@ def pin(
         baseline=_pin_baseline(session, model_name, spec.alias),
         model_name=model_name,
     )
-    if base_model and base_model.manifest_sha256:
-        session.merge(BaseModelRecord(manifest_sha256=base_model.manifest_sha256, name=base_model.name))
     return dataset, asdict(pins)
 
 

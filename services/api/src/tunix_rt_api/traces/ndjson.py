@@ -4,7 +4,7 @@ A file of a million rows with three bad ones must lead to three messages, not to
 is a value (`Rejection`) here and not an exception.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tunix_rt_api.strictjson import parse_object
@@ -72,25 +72,12 @@ class NdjsonLines:
             yield self._number, line
 
 
-def read_traces(chunks: Iterable[bytes], trace_format: TraceFormat) -> Iterator[tuple[int, Trace | Rejection]]:
-    """Yield line number and trace, or why there is none, for every line of the body that is not blank."""
-    for number, line in _numbered_lines(chunks):
-        yield number, line if isinstance(line, Rejection) else parse_trace_line(line, trace_format)
-
-
 def parse_trace_line(line: bytes, trace_format: TraceFormat) -> Trace | Rejection:
     """Return the trace of one line, or why it cannot be taken."""
     try:
         return import_trace(parse_object(line), trace_format)
     except InvalidInput as error:
         return Rejection(str(error))
-
-
-def _numbered_lines(chunks: Iterable[bytes]) -> Iterator[tuple[int, bytes | Rejection]]:
-    lines = NdjsonLines()
-    for chunk in chunks:
-        yield from lines.feed(chunk)
-    yield from lines.close()
 
 
 def _is_utf16(line: bytes) -> bool:

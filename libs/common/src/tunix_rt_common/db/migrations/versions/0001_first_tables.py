@@ -21,13 +21,6 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_alias_moves")),
     )
     op.create_table(
-        "base_models",
-        sa.Column("manifest_sha256", sa.String(length=64), nullable=False),
-        sa.Column("name", sa.Text(), nullable=False),
-        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
-        sa.PrimaryKeyConstraint("manifest_sha256", name=op.f("pk_base_models")),
-    )
-    op.create_table(
         "datasets",
         sa.Column("id", sa.Uuid(), nullable=False),
         sa.Column("name", sa.String(length=64), nullable=False),
@@ -301,5 +294,4 @@ def downgrade() -> None:
 
     op.drop_table("traces")
     op.drop_table("datasets")
-    op.drop_table("base_models")
     op.drop_table("alias_moves")
