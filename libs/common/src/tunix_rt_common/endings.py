@@ -7,8 +7,9 @@ checkpoint is kept, 75 ownership lost); everything else is a death that the chil
 from enum import IntEnum
 
 from tunix_rt_common.db.models import JobRecord
-from tunix_rt_common.pipeline import Ending, JobState
+from tunix_rt_common.pipeline import Ending
 from tunix_rt_common.settings import Settings
+from tunix_rt_common.states import JobState
 
 MAX_DELAY_S = 60.0
 
@@ -29,8 +30,20 @@ def cancelled() -> Ending:
     return Ending(JobState.CANCELLED, "cancelled; the last good checkpoint is kept", counted=False)
 
 
-def preempted() -> Ending:
-    """The worker was told to leave: the job waits for the next one, at no cost."""
+def paused() -> Ending:
+    """The user wants it to wait."""
+    return Ending(JobState.PAUSED, "paused; resume continues from its last checkpoint", counted=False)
+
+
+def overdue() -> Ending:
+    """Its deadline passed while it ran."""
+    return user_error("the run's deadline passed; the last good checkpoint is kept", "deadline")
+
+
+def preempted(job: JobRecord, settings: Settings) -> Ending:
+    """The worker was told to leave: the job waits for the next one, at no cost, unless it never comes to an end."""
+    if job.attempt - job.counted_attempts >= settings.max_preemptions:
+        return retry_or_quarantine(job, settings, "preempted", f"preempted {settings.max_preemptions} times")
     return Ending(JobState.QUEUED, "preempted; continues from its last checkpoint", "preempted", counted=False)
 
 
@@ -46,12 +59,32 @@ def lease_lost(job: JobRecord, settings: Settings) -> Ending:
 
 def died(job: JobRecord, settings: Settings, exit_status: int, last_words: str) -> Ending:
     """The ending of an attempt whose child exited without a result and without naming a user's error."""
-    failure_class = {ExitCode.OUT_OF_MEMORY: "out_of_memory", ExitCode.STORAGE_AWAY: "storage"}.get(
-        exit_status,
-        "crash",  # type: ignore[call-overload]
-    )
     how = f"was killed by signal {-exit_status}" if exit_status < 0 else f"exited with status {exit_status}"
-    return retry_or_quarantine(job, settings, failure_class, f"child {how}{last_words and ': ' + last_words}")
+    message = f"child {how}{last_words and ': ' + last_words}"
+    if exit_status == ExitCode.OUT_OF_MEMORY:
+        return _out_of_memory(job, settings, message)
+    if exit_status == ExitCode.STORAGE_AWAY:
+        return _storage_away(job, settings, message)
+    return retry_or_quarantine(job, settings, "crash", message)
+
+
+def _out_of_memory(job: JobRecord, settings: Settings, message: str) -> Ending:
+    """Once may be a neighbour's fault; twice at one step is the job's own size."""
+    if job.failure_class == "out_of_memory" and job.step == job.last_ended_step:
+        return user_error(f"{message}; twice at step {job.step}", "out_of_memory")
+    return retry_or_quarantine(job, settings, "out_of_memory", message)
+
+
+def _storage_away(job: JobRecord, settings: Settings, message: str) -> Ending:
+    """An attempt that could not begin costs nothing: it waits, longer each time, until the store is back."""
+    began = job.step != (job.last_ended_step or 0)
+    uncounted = job.attempt - job.counted_attempts
+    if began or uncounted >= settings.max_preemptions:
+        return retry_or_quarantine(job, settings, "storage", message)
+    delay_s = min(MAX_DELAY_S, settings.retry_delay_s * 2 ** min(uncounted, 10))
+    return Ending(
+        JobState.RETRY_WAIT, f"{message}; tries again in {delay_s:g} s", "storage", counted=False, delay_s=delay_s
+    )
 
 
 def retry_or_quarantine(job: JobRecord, settings: Settings, failure_class: str, message: str) -> Ending:

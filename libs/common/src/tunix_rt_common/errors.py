@@ -9,6 +9,7 @@
     ├── PromotionRefused      403  an alias may not move: no passing verdict
     ├── EngineMissing         501  the asked engine is not installed
     ├── OwnershipLost         409  another claim owns the job: stop and write nothing
+    ├── Overloaded            429  too much is waiting already; retryable
     └── Unavailable           503  storage or database away; retryable
 
 Each message says what is wrong and what to do about it. The HTTP edge turns them into problem+json, the worker edge
@@ -72,6 +73,13 @@ class OwnershipLost(TunixError):
     """The job has another claim by now. Whoever gets this stops at once and writes nothing."""
 
     status = HTTPStatus.CONFLICT
+
+
+class Overloaded(TunixError):
+    """More waits than is allowed to; the same call works once some of it is done."""
+
+    status = HTTPStatus.TOO_MANY_REQUESTS
+    retryable = True
 
 
 class Unavailable(TunixError):

@@ -5,66 +5,61 @@
        |        |-> failed                        (the user's error; never retried)
        |        |-> quarantined                   (attempts spent, or stuck at one step)
        |        |-> queued                        (preempted: told to leave; not counted)
-       |        \\-> cancelled                     (keeps its last good checkpoint)
-       \\-> cancelled
+       |        |-> paused -> queued              (the user's wish; keeps its last good checkpoint)
+       |        \\-> cancelled                     (likewise)
+       \\-> paused | cancelled | failed            (failed: its deadline passed while it waited)
 
 Nothing outside this file writes `jobs.state` or `runs.state`. Every move is one UPDATE that names the state, and for a
 running job the claim, that it expects to find; it writes state, event and doorbell in the caller's transaction.
 """
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID, uuid4
 
-from sqlalchemy import ColumnElement, CursorResult, and_, update
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, CursorResult, and_, or_, select, update
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from tunix_rt_common.db.models import AttemptRecord, EventRecord, JobRecord, OutboxRecord, RunRecord
+from tunix_rt_common import turns
+from tunix_rt_common.db.models import (
+    AttemptRecord,
+    EventRecord,
+    JobRecord,
+    OutboxRecord,
+    RunRecord,
+)
 from tunix_rt_common.db.session import database_now
 from tunix_rt_common.errors import NotFound, OwnershipLost
 from tunix_rt_common.ids import new_id
 from tunix_rt_common.messages import JobKind
+from tunix_rt_common.states import CLAIMABLE, LEGAL, OVERRULED_BY_CANCEL, TERMINAL, WAITING, JobState
 
 logger = logging.getLogger(__name__)
 
 
-class JobState(StrEnum):
-    """The states of a job, and of a run."""
+BELLS = 100
+"""Doorbells that one sweep rings again for a kind of job; a worker that heard one goes on by itself."""
 
-    QUEUED = "queued"
-    RUNNING = "running"
-    RETRY_WAIT = "retry_wait"
-    PAUSED = "paused"
-    SUCCEEDED = "succeeded"
-    FAILED = "failed"
-    QUARANTINED = "quarantined"
-    CANCELLED = "cancelled"
-
-
-TERMINAL = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.QUARANTINED, JobState.CANCELLED})
-CLAIMABLE = frozenset({JobState.QUEUED, JobState.RETRY_WAIT})
-OVERRULED_BY_CANCEL = CLAIMABLE | {JobState.SUCCEEDED}
-LEGAL: dict[JobState, frozenset[JobState]] = {
-    JobState.QUEUED: frozenset({JobState.RUNNING, JobState.CANCELLED}),
-    JobState.RETRY_WAIT: frozenset({JobState.RUNNING, JobState.CANCELLED}),
-    JobState.PAUSED: frozenset({JobState.QUEUED, JobState.CANCELLED}),
-    JobState.RUNNING: TERMINAL | {JobState.QUEUED, JobState.RETRY_WAIT, JobState.PAUSED},
-} | dict.fromkeys(TERMINAL, frozenset())
+Wish = Literal["cancel", "deadline", "pause"]
+"""Why a running job should stop: somebody asked for it, or its time is up."""
 
 
 @dataclass(frozen=True)
 class NewJob:
-    """A job to be submitted."""
+    """A job to be submitted; the next job of a run takes project, priority and deadline from the one before."""
 
     kind: JobKind
     payload: dict[str, Any] = field(default_factory=dict)
     run_id: UUID | None = None
     dataset_id: UUID | None = None
     timeout_s: float | None = None
+    project: str = "default"
+    priority: int = 0
+    deadline_at: datetime | None = None
+    traceparent: str | None = None
 
 
 @dataclass(frozen=True)
@@ -80,6 +75,10 @@ class Claim:
     run_id: UUID | None
     dataset_id: UUID | None
     timeout_s: float | None
+    waiting_since: datetime
+    traceparent: str | None
+    earlier_attempts: tuple[str, ...]
+    """The trace contexts of the attempts before this one."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +106,10 @@ def submit(session: Session, new: NewJob) -> JobRecord:
         dataset_id=new.dataset_id,
         payload=new.payload,
         timeout_s=new.timeout_s,
+        project=new.project,
+        priority=new.priority,
+        deadline_at=new.deadline_at,
+        traceparent=new.traceparent,
         state=JobState.QUEUED,
         not_before=now,
         rung_at=now,
@@ -119,15 +122,20 @@ def submit(session: Session, new: NewJob) -> JobRecord:
     return job
 
 
+def claim_next(session: Session, kinds: Collection[JobKind], worker: str, lease_s: float) -> Claim | None:
+    """Take the job of these kinds whose turn it is; None when nothing is due."""
+    job_id = turns.next_job(session, kinds, database_now(session))
+    return claim(session, job_id, worker, lease_s) if job_id else None
+
+
 def claim(session: Session, job_id: UUID, worker: str, lease_s: float) -> Claim | None:
-    """Take a job that is due, by one compare-and-swap; None when the doorbell rang for nothing."""
+    """Take a job that is due, by one compare-and-swap; None when somebody else has it, or nobody should."""
     now = database_now(session)
     claim_id = uuid4()
-    due = and_(JobRecord.state.in_(CLAIMABLE), JobRecord.not_before <= now, JobRecord.cancel_requested_at.is_(None))
     taken = _swap(
         session,
         JobRecord.id == job_id,
-        due,
+        *turns.due(now),
         state=JobState.RUNNING,
         claim_id=claim_id,
         fence=JobRecord.fence + 1,
@@ -136,13 +144,15 @@ def claim(session: Session, job_id: UUID, worker: str, lease_s: float) -> Claim 
         lease_expires_at=now + timedelta(seconds=lease_s),
     )
     if not taken:
-        logger.info("doorbell for job %s rang for nothing", job_id)
         return None
     job = _job(session, job_id)
     job.started_at = job.started_at or now
+    earlier = select(AttemptRecord.traceparent).where(AttemptRecord.job_id == job_id).order_by(AttemptRecord.attempt)
+    links = tuple(link for link in session.scalars(earlier) if link) if job.attempt > 1 else ()
     session.add(AttemptRecord(job_id=job.id, attempt=job.attempt, claim_id=claim_id, worker=worker, started_at=now))
     _record(session, job, "state", f"{job.kind} attempt {job.attempt} started", to_state=JobState.RUNNING)
     _tell_run(session, job, JobState.RUNNING)
+    turns.note_served(session, job.project, job.kind, now)
     return Claim(
         job_id=job.id,
         claim_id=claim_id,
@@ -153,13 +163,21 @@ def claim(session: Session, job_id: UUID, worker: str, lease_s: float) -> Claim 
         run_id=job.run_id,
         dataset_id=job.dataset_id,
         timeout_s=job.timeout_s,
+        waiting_since=job.not_before,
+        traceparent=job.traceparent,
+        earlier_attempts=links,
     )
+
+
+def trace_attempt(session: Session, held: Claim, traceparent: str | None) -> None:
+    """Remember the attempt's trace context, so that a later attempt can link to it."""
+    session.get_one(AttemptRecord, (held.job_id, held.attempt)).traceparent = traceparent
 
 
 def heartbeat(
     session: Session, held: Claim, *, step: int | None, lease_s: float, total_steps: int | None = None
-) -> bool:
-    """Prolong the lease and record progress; True when somebody asked to cancel.
+) -> Wish | None:
+    """Prolong the lease and record progress; why the job should stop now, if it should.
 
     A lease that has run out is prolonged all the same: only another claim ends ownership (`OwnershipLost`).
     """
@@ -168,7 +186,12 @@ def heartbeat(
     progress = {name: value for name, value in told.items() if value is not None}
     if not _swap(session, *_held_by(held), lease_expires_at=now + timedelta(seconds=lease_s), **progress):
         raise OwnershipLost(f"job {held.job_id} has another owner by now")
-    return _job(session, held.job_id).cancel_requested_at is not None
+    job = _job(session, held.job_id)
+    if job.cancel_requested_at:
+        return "cancel"
+    if job.deadline_at and job.deadline_at <= now:
+        return "deadline"
+    return "pause" if job.pause_requested_at else None
 
 
 def hold(session: Session, held: Claim) -> JobRecord:
@@ -179,28 +202,64 @@ def hold(session: Session, held: Claim) -> JobRecord:
 def advance(session: Session, held: Claim, ending: Ending, next_jobs: Sequence[NewJob] = ()) -> None:
     """End the attempt: state, event, and the next jobs with their doorbells, or nothing at all.
 
-    A cancel that arrived before this wins over success: a cancelled run gets no further stage.
+    A cancel that arrived before this wins over success: a cancelled run gets no further stage. A pause that arrived
+    too late to stop this stage holds the next one.
     """
     state = _end_attempt(session, _held_by(held), ending)
-    for job in next_jobs if state == JobState.SUCCEEDED else ():
-        submit(session, job)
+    ended = _job(session, held.job_id)
+    for new in next_jobs if state == JobState.SUCCEEDED else ():
+        job = submit(
+            session, replace(new, project=ended.project, priority=ended.priority, deadline_at=ended.deadline_at)
+        )
+        if ended.pause_requested_at:
+            request_pause(session, job.id)
 
 
 def request_cancel(session: Session, job_id: UUID) -> JobState:
     """Ask for the job's end. A job that nobody runs ends at once; a running one at its worker's next heartbeat."""
     now = database_now(session)
-    waiting = JobRecord.state.in_([*CLAIMABLE, JobState.PAUSED])
-    ended = _swap(session, JobRecord.id == job_id, waiting, state=JobState.CANCELLED, cancel_requested_at=now,
-                  finished_at=now)  # fmt: skip
-    unasked = and_(JobRecord.state == JobState.RUNNING, JobRecord.cancel_requested_at.is_(None))
-    asked = not ended and _swap(session, JobRecord.id == job_id, unasked, cancel_requested_at=now)
-    job = _job(session, job_id)
-    if ended:
-        _record(session, job, "state", "cancelled before it ran", to_state=JobState.CANCELLED)
-        _tell_run(session, job, JobState.CANCELLED)
-    elif asked:
-        _record(session, job, "cancel_requested", "cancel requested: the worker stops at its next heartbeat")
-    return JobState(job.state)
+    ended = _move_waiting(
+        session, job_id, WAITING, JobState.CANCELLED, "cancelled before it ran", cancel_requested_at=now,
+        finished_at=now,
+    )  # fmt: skip
+    if not ended and _ask(session, job_id, JobRecord.cancel_requested_at, now):
+        _record(session, _job(session, job_id), "cancel_requested", "cancel requested: stops at the next heartbeat")
+    return JobState(_job(session, job_id).state)
+
+
+def request_pause(session: Session, job_id: UUID) -> JobState:
+    """Ask the job to wait until it is resumed; a running one stops at its next heartbeat and keeps a checkpoint."""
+    now = database_now(session)
+    paused = _move_waiting(session, job_id, CLAIMABLE, JobState.PAUSED, "paused", pause_requested_at=now)
+    if not paused and _ask(session, job_id, JobRecord.pause_requested_at, now):
+        _record(session, _job(session, job_id), "pause_requested", "pause requested: stops at the next heartbeat")
+    return JobState(_job(session, job_id).state)
+
+
+def resume(session: Session, job_id: UUID) -> JobState:
+    """Let a paused job wait for a worker again, and take back a pause that has not happened yet."""
+    now = database_now(session)
+    resumed = _move_waiting(
+        session, job_id, {JobState.PAUSED}, JobState.QUEUED, "resumed", pause_requested_at=None, not_before=now
+    )
+    if resumed:
+        _ring(session, _job(session, job_id), now)
+    else:
+        _swap(session, JobRecord.id == job_id, JobRecord.state == JobState.RUNNING, pause_requested_at=None)
+    return JobState(_job(session, job_id).state)
+
+
+def fail_overdue(session: Session, limit: int = 100) -> int:
+    """End waiting jobs whose deadline has passed; how many there were. Running ones hear of it by their heartbeat."""
+    now = database_now(session)
+    overdue = select(JobRecord.id).where(JobRecord.state.in_(WAITING), JobRecord.deadline_at <= now).limit(limit)
+    words = "its deadline passed while it waited: start a new run with a later one"
+    return sum(
+        _move_waiting(
+            session, job_id, WAITING, JobState.FAILED, words, failure=words, failure_class="deadline", finished_at=now
+        )
+        for job_id in session.scalars(overdue).all()
+    )
 
 
 def tell(session: Session, held: Claim, kind: str, message: str, detail: dict[str, Any] | None = None) -> None:
@@ -209,22 +268,23 @@ def tell(session: Session, held: Claim, kind: str, message: str, detail: dict[st
 
 
 def ring_unheard(session: Session, doorbell_s: float) -> int:
-    """Announce again every due job that nobody has claimed for `doorbell_s`; how many there were."""
+    """Announce again the kinds of job that are due and that nobody has claimed for `doorbell_s`; the doorbells rung."""
     now = database_now(session)
-    unheard = and_(
-        JobRecord.state.in_(CLAIMABLE),
-        JobRecord.not_before <= now,
-        JobRecord.rung_at <= now - timedelta(seconds=doorbell_s),
-    )
-    jobs = session.query(JobRecord).filter(unheard).limit(1000).all()
-    for job in jobs:
-        _ring(session, job, now)
-    return len(jobs)
+    unheard = and_(*turns.due(now), JobRecord.rung_at <= now - timedelta(seconds=doorbell_s))
+    rung = 0
+    for kind in session.scalars(select(JobRecord.kind).where(unheard).distinct()).all():
+        oldest = select(JobRecord).where(unheard, JobRecord.kind == kind).order_by(JobRecord.not_before).limit(BELLS)
+        for job in session.scalars(oldest).all():
+            _ring(session, job, now)
+            rung += 1
+    session.flush()
+    session.execute(update(JobRecord).where(unheard).values(rung_at=now))
+    return rung
 
 
 def expired(session: Session, limit: int = 100) -> list[JobRecord]:
     """Running jobs whose worker has been silent for longer than its lease."""
-    return session.query(JobRecord).filter(_silent(session)).limit(limit).all()
+    return session.query(JobRecord).filter(_silent(session)).order_by(JobRecord.id).limit(limit).all()
 
 
 def expire(session: Session, job: JobRecord, ending: Ending) -> bool:
@@ -241,7 +301,7 @@ def _end_attempt(session: Session, expected: tuple[ColumnElement[bool], ...], en
         raise ValueError(f"a running job cannot become {ending.state}")
     job = _lock(session, *expected)
     now = database_now(session)
-    state = JobState.CANCELLED if job.cancel_requested_at and ending.state in OVERRULED_BY_CANCEL else ending.state
+    state = _overruled(job, ending.state)
     stalled = job.stalled_attempts + 1 if job.step == job.last_ended_step else 1
     attempt = session.get_one(AttemptRecord, (job.id, job.attempt))
     attempt.ended_at, attempt.outcome = now, ending.message
@@ -266,6 +326,32 @@ def _end_attempt(session: Session, expected: tuple[ColumnElement[bool], ...], en
         _ring(session, job, job.not_before)
     _tell_run(session, job, state)
     return state
+
+
+def _move_waiting(
+    session: Session, job_id: UUID, from_states: Collection[JobState], state: JobState, words: str, **values: Any
+) -> bool:
+    """Move a job that nobody runs, with event and run; False when it is in none of these states."""
+    was = session.scalar(select(JobRecord.state).where(JobRecord.id == job_id))
+    if not _swap(session, JobRecord.id == job_id, JobRecord.state.in_(from_states), state=state, **values):
+        return False
+    job = _job(session, job_id)
+    _record(session, job, "state", words, from_state=JobState(was) if was else None, to_state=state)
+    _tell_run(session, job, state)
+    return True
+
+
+def _ask(session: Session, job_id: UUID, column: InstrumentedAttribute[datetime | None], now: datetime) -> bool:
+    """Note a wish about a running job, once."""
+    unasked = (JobRecord.id == job_id, JobRecord.state == JobState.RUNNING, column.is_(None))
+    return _swap(session, *unasked, **{column.key: now})
+
+
+def _overruled(job: JobRecord, state: JobState) -> JobState:
+    """What an ending becomes by the user's wish: a cancelled job does not succeed, a paused one does not wait."""
+    if job.cancel_requested_at and state in OVERRULED_BY_CANCEL:
+        return JobState.CANCELLED
+    return JobState.PAUSED if job.pause_requested_at and state in CLAIMABLE else state
 
 
 def _silent(session: Session) -> ColumnElement[bool]:
@@ -330,7 +416,7 @@ def _record(
 
 def _ring(session: Session, job: JobRecord, due_at: datetime) -> None:
     job.rung_at = due_at
-    session.add(OutboxRecord(kind=job.kind, job_id=job.id, due_at=due_at))
+    session.add(OutboxRecord(kind=job.kind, job_id=job.id, due_at=due_at, traceparent=job.traceparent))
 
 
 STAGES_WITH_SUCCESSOR = frozenset({"train", "evaluate"})
@@ -353,5 +439,6 @@ def _tell_run(session: Session, job: JobRecord, state: JobState) -> None:
 
 
 def is_due(now: datetime) -> ColumnElement[bool]:
-    """Doorbells that wait to be rung."""
-    return and_(OutboxRecord.published_at.is_(None), OutboxRecord.due_at <= now)
+    """Doorbells that wait to be rung, and that no relay has taken."""
+    free = or_(OutboxRecord.taken_until.is_(None), OutboxRecord.taken_until < now)
+    return and_(OutboxRecord.published_at.is_(None), OutboxRecord.due_at <= now, free)

@@ -3,11 +3,12 @@
 Three URLs are the only difference between a laptop and a cluster. Resolved once at a process's entry, then passed on.
 """
 
+import os
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 Seconds = PositiveFloat
@@ -34,7 +35,21 @@ class Settings(BaseSettings):
     retry_delay_s: Annotated[float, Field(ge=0)] = Field(1.0, description="first back-off; doubles with each attempt")
     max_attempts: PositiveInt = Field(8, description="counted attempts of one job before it is quarantined")
     max_stalled_attempts: PositiveInt = Field(6, description="attempts in a row that may end at one and the same step")
-    keep_checkpoints: PositiveInt = Field(2, description="checkpoints of a run kept while it trains")
+    max_preemptions: PositiveInt = Field(100, description="uncounted attempts of one job before it is quarantined")
+    max_waiting_runs: PositiveInt = Field(1000, description="waiting runs of one project before the API says 429")
+    unsaved_checkpoints: NonNegativeInt = Field(
+        2, description="checkpoints that training keeps on its disk while the store is away, before it pauses"
+    )
+    keep_checkpoints: PositiveInt = Field(2, description="newest checkpoints of a run that are kept")
+    keep_every_steps: PositiveInt | None = Field(None, description="checkpoints at multiples of this are kept too")
+    retention_days: PositiveFloat = Field(30.0, description="age at which what nothing refers to is deleted")
+    collect_every_s: Seconds = Field(3600.0, description="between two looks for what is past its retention")
+
+    queue_secret: SecretStr | None = Field(None, description="key that signs messages; needed with redis://")
+    log_format: Literal["text", "json"] = "text"
+    metrics_port: Annotated[int, Field(ge=0, le=65_535)] = Field(
+        0, description="where a worker answers Prometheus and health checks; 0 is nowhere"
+    )
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65_535)] = 8321
@@ -65,10 +80,15 @@ class Settings(BaseSettings):
 
     def child_environment(self) -> dict[str, str]:
         """The variables that make a child process resolve to the same settings."""
-        return {
+        kept_too = {"TUNIX_RT_KEEP_EVERY_STEPS": str(self.keep_every_steps)} if self.keep_every_steps else {}
+        return kept_too | {
             "TUNIX_RT_HOME": str(self.home_dir),
             "TUNIX_RT_DATABASE_URL": self.resolved_database_url,
             "TUNIX_RT_QUEUE_URL": self.queue_url,
             "TUNIX_RT_ARTIFACTS_URL": self.resolved_artifacts_url,
             "TUNIX_RT_KEEP_CHECKPOINTS": str(self.keep_checkpoints),
+            "TUNIX_RT_UNSAVED_CHECKPOINTS": str(self.unsaved_checkpoints),
+            "TUNIX_RT_LOG_FORMAT": self.log_format,
+            "JAX_COMPILATION_CACHE_DIR": os.environ.get("JAX_COMPILATION_CACHE_DIR", str(self.home_dir / "compiled")),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
         }

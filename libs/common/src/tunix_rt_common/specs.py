@@ -171,3 +171,8 @@ class RunSpec(Spec):
     model_name: Name | None = Field(None, description="registry name; the dataset's name unless given")
     alias: Alias = "champion"
     promote: StrictBool = Field(default=True, description="move the alias when the verdict is GO")
+    project: Name = Field("default", description="whose run it is: projects share the workers fairly")
+    priority: Annotated[StrictInt, Field(ge=-100, le=100)] = Field(0, description="within its project, higher is first")
+    deadline_s: Annotated[StrictFloat, Field(gt=0, le=10 * 365 * 86_400)] | None = Field(
+        None, description="the run fails unless it has ended this many seconds after it was accepted"
+    )

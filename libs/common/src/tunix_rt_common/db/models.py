@@ -111,6 +111,8 @@ class RunRecord(Base):
     pins: Mapped[Document]
     labels: Mapped[Document] = mapped_column(default=dict)
     dataset_id: Mapped[UUID] = mapped_column(ForeignKey("datasets.id"))
+    project: Mapped[str] = mapped_column(String(64), default="default", server_default="default")
+    traceparent: Mapped[str | None] = mapped_column(String(55))
     state: Mapped[str] = mapped_column(String(16))
     stage: Mapped[str] = mapped_column(String(16))
     failure: Mapped[str | None]
@@ -128,10 +130,13 @@ class JobRecord(Base):
     __tablename__ = "jobs"
     __table_args__ = (
         CheckConstraint("(state = 'running') = (claim_id IS NOT NULL)", name="running_is_claimed"),
-        Index("ix_jobs_state_not_before", "state", "not_before"),
+        Index("ix_jobs_state_kind_not_before", "state", "kind", "not_before"),
+        Index("ix_jobs_project_state", "project", "state"),
     )
     id: Mapped[UUID] = mapped_column(primary_key=True, default=new_id)
     kind: Mapped[str] = mapped_column(String(16))
+    project: Mapped[str] = mapped_column(String(64), default="default", server_default="default")
+    priority: Mapped[int] = mapped_column(default=0, server_default="0")
     run_id: Mapped[UUID | None] = mapped_column(ForeignKey("runs.id"), index=True)
     dataset_id: Mapped[UUID | None] = mapped_column(ForeignKey("datasets.id"), index=True)
     payload: Mapped[Document]
@@ -149,7 +154,10 @@ class JobRecord(Base):
     not_before: Mapped[datetime]
     rung_at: Mapped[datetime]
     cancel_requested_at: Mapped[datetime | None]
+    pause_requested_at: Mapped[datetime | None]
+    deadline_at: Mapped[datetime | None]
     timeout_s: Mapped[float | None]
+    traceparent: Mapped[str | None] = mapped_column(String(55))
     result: Mapped[Document | None]
     failure_class: Mapped[str | None] = mapped_column(String(32))
     failure: Mapped[str | None]
@@ -166,6 +174,7 @@ class AttemptRecord(Base):
     attempt: Mapped[int] = mapped_column(primary_key=True)
     claim_id: Mapped[UUID] = mapped_column(unique=True)
     worker: Mapped[str] = mapped_column(String(200))
+    traceparent: Mapped[str | None] = mapped_column(String(55))
     started_at: Mapped[datetime]
     ended_at: Mapped[datetime | None]
     outcome: Mapped[str | None]
@@ -196,9 +205,56 @@ class OutboxRecord(Base):
     id: Mapped[int] = mapped_column(BIG_ID, primary_key=True, autoincrement=True)
     kind: Mapped[str] = mapped_column(String(16))
     job_id: Mapped[UUID] = mapped_column(ForeignKey("jobs.id"))
+    traceparent: Mapped[str | None] = mapped_column(String(55))
     due_at: Mapped[datetime]
+    taken_until: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
     published_at: Mapped[datetime | None]
+
+
+class ProjectShareRecord(Base):
+    """When a project was last given a worker for a kind of job; the one that waits longest comes next."""
+
+    __tablename__ = "project_shares"
+    project: Mapped[str] = mapped_column(String(64), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(16), primary_key=True)
+    claimed_at: Mapped[datetime]
+
+
+class IdempotencyRecord(Base):
+    """A POST that was answered, so that asking again with the same key repeats the answer and not the deed."""
+
+    __tablename__ = "idempotency_keys"
+    key: Mapped[str] = mapped_column(String(200), primary_key=True)
+    request_sha256: Mapped[str] = mapped_column(String(64))
+    answer: Mapped[Document]
+    created_at: Mapped[datetime] = mapped_column(default=utc_now, index=True)
+
+
+class UploadRecord(Base):
+    """A multipart upload under way; one that outlives its process is aborted by the sweeper."""
+
+    __tablename__ = "uploads"
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=new_id)
+    key: Mapped[str]
+    started_at: Mapped[datetime] = mapped_column(default=utc_now, index=True)
+
+
+class SpanRecord(Base):
+    """A finished OpenTelemetry span of a run, kept so that the waterfall needs no tracing backend."""
+
+    __tablename__ = "spans"
+    trace_id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    span_id: Mapped[str] = mapped_column(String(16), primary_key=True)
+    parent_span_id: Mapped[str | None] = mapped_column(String(16))
+    name: Mapped[str] = mapped_column(String(200))
+    service: Mapped[str] = mapped_column(String(64))
+    started_at: Mapped[datetime] = mapped_column(index=True)
+    ended_at: Mapped[datetime]
+    status: Mapped[str] = mapped_column(String(8))
+    attributes: Mapped[Document]
+    links: Mapped[Document]
+    """Trace and span ids of the linked spans: `{"spans": [{"trace_id": …, "span_id": …}]}`."""
 
 
 class CheckpointRecord(Base):
@@ -211,6 +267,7 @@ class CheckpointRecord(Base):
     claim_id: Mapped[UUID]
     manifest_sha256: Mapped[str] = mapped_column(String(64))
     size_bytes: Mapped[int] = mapped_column(BigInteger)
+    validation_loss: Mapped[float | None]
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 
