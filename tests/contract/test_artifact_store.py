@@ -1,12 +1,16 @@
 """What every artifact store promises, run against each adapter; a new adapter is one more entry in STORES."""
 
 import hashlib
+import io
+from datetime import UTC, datetime, timedelta
+from urllib.parse import urlsplit
 
 import pytest
 from pydantic import BaseModel
+from tests.servers.fresh import fresh_prefix, open_s3
 
 from tunix_rt_common.errors import InvalidInput, NotFound, Unavailable
-from tunix_rt_common.storage import Blob
+from tunix_rt_common.storage import Blob, open_store
 from tunix_rt_common.storage.base import CHUNK_BYTES
 from tunix_rt_common.storage.bundle import FolderManifest, fetch_folder, put_folder
 from tunix_rt_common.storage.local import LocalStore
@@ -16,12 +20,16 @@ from tunix_rt_common.testing.memory_store import MemoryStore
 class LocalWorld:
     """A local store, and ways around its front door."""
 
-    def __init__(self, folder):
+    def __init__(self, request, folder):
         self.folder = folder / "artifacts"
         self.store = LocalStore(self.folder)
 
     def damage(self, sha256, content):
         (self.folder / "blobs" / "sha256" / sha256[:2] / sha256).write_bytes(content)
+
+    def add_stranger(self):
+        (self.folder / "blobs" / "sha256" / "no").mkdir()
+        (self.folder / "blobs" / "sha256" / "no" / "blob.txt").write_text("nobody knows why this is here")
 
     def names(self):
         return sorted(path.name for path in self.folder.rglob("*") if path.is_file())
@@ -30,17 +38,51 @@ class LocalWorld:
 class MemoryWorld:
     """The same for a store in memory."""
 
-    def __init__(self, folder):
+    def __init__(self, request, folder):
         self.store = MemoryStore()
 
     def damage(self, sha256, content):
-        self.store.blobs[sha256] = content
+        self.store.contents[sha256] = content
+
+    def add_stranger(self):
+        """Nobody else can reach it."""
 
     def names(self):
-        return sorted(self.store.blobs)
+        return sorted(self.store.contents)
 
 
-STORES = {"local": LocalWorld, "memory": MemoryWorld}
+class S3World:
+    """The same for an S3 server of a kind."""
+
+    def __init__(self, server):
+        self.server = server
+
+    def __call__(self, request, folder):
+        url = fresh_prefix(request.getfixturevalue(self.server).url)
+        self.client, self.bucket, self.prefix = open_s3(url), urlsplit(url).netloc, urlsplit(url).path.strip("/")
+        self.store = open_store(url)
+        return self
+
+    def damage(self, sha256, content):
+        self.write(f"blobs/sha256/{sha256[:2]}/{sha256}", content)
+
+    def add_stranger(self):
+        self.write("blobs/sha256/no/blob.txt", b"nobody knows why this is here")
+
+    def write(self, name, content):
+        self.client.put_object(self.bucket, f"{self.prefix}/{name}", io.BytesIO(content), len(content))
+
+    def names(self):
+        found = self.client.list_objects(self.bucket, f"{self.prefix}/", recursive=True)
+        return sorted(one.object_name.rpartition("/")[2] for one in found)
+
+
+STORES = {
+    "local": LocalWorld,
+    "memory": MemoryWorld,
+    "minio": S3World("minio_server"),
+    "versitygw": S3World("second_s3_server"),
+}
 CONTENTS = {"empty": b"", "binary": bytes(range(256)), "chunks": b"0123456789abcdef" * (CHUNK_BYTES // 4) + b"end"}
 ABSENT = "0" * 64
 
@@ -52,7 +94,7 @@ class Note(BaseModel):
 
 @pytest.fixture(params=STORES)
 def world(request, tmp_path):
-    return STORES[request.param](tmp_path)
+    return STORES[request.param](request, tmp_path)
 
 
 @pytest.fixture
@@ -166,3 +208,58 @@ def test_folder_with_a_link_is_refused_before_anything_is_stored(world, tmp_path
     with pytest.raises(InvalidInput, match="link is a symbolic link"):
         put_folder(world.store, folder)
     assert world.names() == []
+
+
+def test_stored_blobs_are_listed_with_size_and_age(world):
+    expected = {world.store.put_bytes(content) for content in (b"one", b"three", b"")}
+    world.add_stranger()
+    listed = list(world.store.blobs())
+    assert {Blob(blob.sha256, blob.size_bytes) for blob in listed} == expected
+    assert len(listed) == 3
+    assert all(abs(datetime.now(UTC) - blob.modified_at) < timedelta(minutes=5) for blob in listed)
+
+
+def test_empty_store_lists_nothing(store):
+    assert list(store.blobs()) == []
+
+
+def test_deleted_blob_is_gone_and_the_others_stay(store):
+    gone, kept = store.put_bytes(b"gone").sha256, store.put_bytes(b"kept").sha256
+    store.delete(gone)
+    store.delete(gone)
+    assert [blob.sha256 for blob in store.blobs()] == [kept]
+    with pytest.raises(NotFound):
+        store.read(gone)
+    assert store.read(store.put_bytes(b"gone").sha256) == b"gone"
+
+
+@pytest.mark.parametrize("name", ["", "../x", "A" * 64])
+def test_delete_of_a_name_that_is_no_blobs_is_refused(store, name):
+    with pytest.raises(NotFound):
+        store.delete(name)
+
+
+@pytest.mark.parametrize("expires_s", [0, -1, 301])
+def test_link_that_lives_too_long_or_not_at_all_is_refused(store, expires_s):
+    with pytest.raises(InvalidInput, match="lives for 1 to 300 seconds"):
+        store.presigned_url(ABSENT, filename="a.txt", expires_s=expires_s)
+
+
+def test_link_without_a_file_name_is_refused(store):
+    with pytest.raises(InvalidInput, match="needs a file name"):
+        store.presigned_url(ABSENT, filename="")
+
+
+def test_store_that_browsers_cannot_reach_hands_out_no_links(store):
+    assert store.presigned_url(store.put_bytes(b"content").sha256, filename="a.txt", expires_s=300) is None
+
+
+def test_probe_finds_that_the_store_works_and_leaves_nothing_behind(world):
+    world.store.probe()
+    assert world.names() == []
+
+
+def test_upload_that_nobody_began_is_aborted_without_a_word(store):
+    key = f"blobs/sha256/00/{ABSENT}"
+    assert list(store.unfinished_uploads(key)) == []
+    store.abort_upload(key, "00000000-0000-0000-0000-000000000000")

@@ -3,13 +3,23 @@
 import hashlib
 import os
 import uuid
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
 from tunix_rt_common.errors import NotFound, Unavailable
-from tunix_rt_common.storage.base import CHUNK_BYTES, ArtifactStore, Blob, check_sha256
+from tunix_rt_common.storage.base import (
+    CHUNK_BYTES,
+    SHA256,
+    ArtifactStore,
+    Blob,
+    Capabilities,
+    StoredBlob,
+    check_sha256,
+)
 
 
 class LocalStore(ArtifactStore):
@@ -33,27 +43,63 @@ class LocalStore(ArtifactStore):
             return self._path(sha256).open("rb")
         except FileNotFoundError:
             raise NotFound(f"no blob {sha256}") from None
+        except OSError as error:
+            raise Unavailable(
+                f"the artifact folder {self._root} cannot be read ({error.strerror}): mount it"
+            ) from error
+
+    def blobs(self) -> Iterator[StoredBlob]:
+        """The files in our folders that have a blob's name."""
+        for path in (self._root / "blobs" / "sha256").glob("*/*"):
+            if SHA256.fullmatch(path.name):
+                with suppress(FileNotFoundError):
+                    state = path.stat()
+                    yield StoredBlob(path.name, state.st_size, datetime.fromtimestamp(state.st_mtime, UTC))
+
+    def delete(self, sha256: str) -> None:
+        """Remove the file."""
+        with self._writing():
+            self._path(sha256).unlink(missing_ok=True)
+
+    def probe(self) -> Capabilities:
+        """Write a file and remove it."""
+        with self._aside() as aside:
+            _copy(BytesIO(b"Tunix RT was here"), aside)
+        return Capabilities()
 
     def _path(self, sha256: str) -> Path:
         return self._root / "blobs" / "sha256" / check_sha256(sha256)[:2] / sha256
 
     def _store(self, source: BinaryIO) -> Blob:
-        aside = self._root / "incoming" / uuid.uuid4().hex
-        try:
-            aside.parent.mkdir(parents=True, exist_ok=True)
+        with self._aside() as aside:
             blob = _copy(source, aside)
             target = self._path(blob.sha256)
             target.parent.mkdir(parents=True, exist_ok=True)
             aside.replace(target)
             _sync_folder(target.parent)
+        return blob
+
+    @contextmanager
+    def _aside(self) -> Iterator[Path]:
+        """A place for a file under way; nothing is left of it."""
+        aside = self._root / "incoming" / uuid.uuid4().hex
+        with self._writing():
+            try:
+                aside.parent.mkdir(parents=True, exist_ok=True)
+                yield aside
+            finally:
+                with suppress(OSError):
+                    aside.unlink()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             raise Unavailable(
-                f"the artifact folder {self._root} takes no files ({error.strerror}): free some space"
+                f"the artifact folder {self._root} takes no files ({error.strerror}):"
+                " free some space, and check that it may be written to"
             ) from error
-        finally:
-            with suppress(OSError):
-                aside.unlink()
-        return blob
 
 
 def _copy(source: BinaryIO, target: Path) -> Blob:

@@ -1,20 +1,26 @@
 """An artifact store in memory."""
 
 import hashlib
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
 from tunix_rt_common.errors import NotFound
-from tunix_rt_common.storage.base import ArtifactStore, Blob, check_sha256
+from tunix_rt_common.storage.base import ArtifactStore, Blob, Capabilities, StoredBlob, check_sha256
 
 
 class MemoryStore(ArtifactStore):
-    """Keeps blobs in a dictionary; passes the same contract suite as the real adapters."""
+    """Keeps blobs in a dictionary; passes the same contract suite as the real adapters.
+
+    A test that wants an old blob writes its age into `modified_at`.
+    """
 
     def __init__(self) -> None:
-        self.blobs: dict[str, bytes] = {}
+        self.contents: dict[str, bytes] = {}
+        self.modified_at: dict[str, datetime] = {}
 
     def put_file(self, path: Path) -> Blob:
         """Read the whole file."""
@@ -23,12 +29,27 @@ class MemoryStore(ArtifactStore):
     def put_bytes(self, content: bytes) -> Blob:
         """Keep the bytes."""
         sha256 = hashlib.sha256(content).hexdigest()
-        self.blobs[sha256] = content
+        self.contents[sha256] = content
+        self.modified_at[sha256] = datetime.now(UTC)
         return Blob(sha256, len(content))
 
     def open(self, sha256: str) -> AbstractContextManager[BinaryIO]:
         """The bytes as a stream."""
         try:
-            return BytesIO(self.blobs[check_sha256(sha256)])
+            return BytesIO(self.contents[check_sha256(sha256)])
         except KeyError:
             raise NotFound(f"no blob {sha256}") from None
+
+    def blobs(self) -> Iterator[StoredBlob]:
+        """What is kept now."""
+        for sha256, content in list(self.contents.items()):
+            yield StoredBlob(sha256, len(content), self.modified_at[sha256])
+
+    def delete(self, sha256: str) -> None:
+        """Forget the bytes."""
+        self.contents.pop(check_sha256(sha256), None)
+        self.modified_at.pop(sha256, None)
+
+    def probe(self) -> Capabilities:
+        """Nothing is ever in the way."""
+        return Capabilities()
