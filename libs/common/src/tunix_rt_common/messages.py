@@ -9,6 +9,8 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 QueueName = Literal["train", "evaluate", "registry"]
+SERVICES: dict[QueueName, str] = {"train": "trainer", "evaluate": "evaluator", "registry": "registry"}
+"""Who serves a queue."""
 
 
 class Message(BaseModel):

@@ -4,7 +4,7 @@ import queue
 import threading
 
 from tunix_rt_common.messages import Message, QueueName
-from tunix_rt_common.queue.base import Handle
+from tunix_rt_common.queue.base import MakeHandle
 
 WAIT_S = 0.2
 
@@ -23,11 +23,12 @@ class InlineQueue:
         """Put the message in its line."""
         self._lines[message.queue].put(message)
 
-    def serve(self, queue_name: QueueName, handle: Handle, stop: threading.Event) -> None:
+    def serve(self, queue_name: QueueName, make_handle: MakeHandle, stop: threading.Event) -> None:
         """Hand over messages in order until told to stop."""
+        handle = make_handle(stop)
         while not stop.is_set():
             try:
                 message = self._lines[queue_name].get(timeout=WAIT_S)
             except queue.Empty:
                 continue
-            handle(message)
+            handle(message)  # type: ignore[arg-type]
