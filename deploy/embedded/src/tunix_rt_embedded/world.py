@@ -16,11 +16,11 @@ import tunix_rt_evaluator.worker
 import tunix_rt_registry.worker
 import tunix_rt_trainer.worker
 from tunix_rt_api.main import create_app
-from tunix_rt_common.db.session import open_database
+from tunix_rt_common import jsonlogs, telemetry
 from tunix_rt_common.queue import Queue, open_queue
 from tunix_rt_common.relay import Relay
+from tunix_rt_common.service import start_collector
 from tunix_rt_common.settings import Settings
-from tunix_rt_common.storage import open_store
 from tunix_rt_common.world import World
 
 logger = logging.getLogger(__name__)
@@ -54,6 +54,7 @@ def open_world() -> Iterator[str]:
 
 def run_server(settings: Settings, on_ready: Callable[[str], None]) -> None:
     """Serve in the foreground until SIGINT or SIGTERM; running children keep a checkpoint and are continued later."""
+    jsonlogs.setup("api", settings.log_format)
     listener = bind(settings.host, settings.port)
     address = base_url(listener)
     server_file = settings.home_dir / SERVER_FILE
@@ -89,14 +90,15 @@ def base_url(listener: socket.socket) -> str:
 def serving(settings: Settings, listener: socket.socket) -> Iterator[uvicorn.Server]:
     """Relay and workers run for the length of the block; the HTTP server is ready to be run."""
     settings.home_dir.mkdir(parents=True, exist_ok=True)
-    database, queue = open_database(settings.resolved_database_url), open_queue(settings.queue_url)
-    database.migrate()
-    world = World(settings, database, open_store(settings.resolved_artifacts_url))
-    relay = Relay(database, queue, settings)
+    world, queue = World.open(settings), open_queue(settings.queue_url)
+    world.database.migrate()
+    telemetry.setup("api", world.database)
+    relay = Relay(world.database, queue, world.settings)
     relay.ring_waiting()
     stop = threading.Event()
     threads = _start(world, queue, relay, stop)
-    app = create_app(settings, database, world.store, nudge=relay.nudge)
+    start_collector(world, stop)
+    app = create_app(settings, world.database, world.store, nudge=relay.nudge)
     try:
         yield uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=5))
     finally:
@@ -105,7 +107,8 @@ def serving(settings: Settings, listener: socket.socket) -> Iterator[uvicorn.Ser
         for thread in threads:
             thread.join(STOP_PATIENCE_S)
         listener.close()
-        database.close()
+        telemetry.shutdown()
+        world.database.close()
 
 
 def _start(world: World, queue: Queue, relay: Relay, stop: threading.Event) -> list[threading.Thread]:

@@ -1,11 +1,13 @@
 """HTTP as the resources need it: typed answers, pages, streams, and errors that say what to do."""
 
 import ipaddress
+import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from http import HTTPStatus
 from typing import Any, TypeVar
 from urllib.parse import quote
+from uuid import uuid4
 
 import httpx2
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
@@ -18,6 +20,7 @@ Params = Mapping[str, str | int | None]
 API = "/api/v1"
 PAGE_SIZE = 200
 TIMEOUT = httpx2.Timeout(60.0, connect=5.0)
+ORDER_PAUSES_S = (0.2, 1.0)
 TRY_LATER = frozenset({HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT})
 
 
@@ -51,6 +54,16 @@ class Connection:
         """Send one JSON document, read one."""
         return self._send(kind, method, path, json=body, params=_given(params))
 
+    def order(self, path: str, kind: type[T], body: object) -> T:
+        """Ask for something to be made: once, however often the connection breaks before the answer is here."""
+        headers = {"Idempotency-Key": uuid4().hex}
+        for pause_s in ORDER_PAUSES_S:
+            try:
+                return self._send(kind, "POST", path, json=body, headers=headers)
+            except ServerAway:
+                time.sleep(pause_s)
+        return self._send(kind, "POST", path, json=body, headers=headers)
+
     def upload(self, path: str, kind: type[T], chunks: Iterable[bytes], params: Params | None = None) -> T:
         """Send bytes as they come, without holding them; read one document."""
         headers = {"Content-Type": "application/x-ndjson"}
@@ -72,7 +85,8 @@ class Connection:
     @contextmanager
     def stream(self, path: str, params: Params | None = None) -> Iterator[Iterator[bytes]]:
         """Open a download; its bytes are read as they are asked for."""
-        with self._translated(), self._http.stream("GET", path, params=_given(params)) as response:
+        request = self._http.build_request("GET", path, params=_given(params))
+        with self._translated(), closing(self._http.send(request, stream=True, follow_redirects=True)) as response:
             if not response.is_success:
                 response.read()
                 raise _refusal(response)

@@ -103,6 +103,7 @@ class Run(Answer):
     run_id: str
     state: str
     stage: str
+    project: str
     dataset: str
     base_model: str
     model_name: str
@@ -189,6 +190,41 @@ class Log(Answer):
     attempt: int
     stream: str
     text: str
+
+
+class SpanLink(Answer):
+    """A span that another one refers to: an earlier attempt."""
+
+    trace_id: str
+    span_id: str
+
+
+class Span(Answer):
+    """What one service did; `offset_s` is its start after that of the trace, `depth` how many spans are around it.
+
+    `status` is `ok`, `error`, or, for an attempt without a span of its own, `running` or `lost`.
+    """
+
+    span_id: str
+    parent_span_id: str | None
+    name: str
+    service: str
+    started_at: datetime
+    duration_s: float
+    offset_s: float
+    depth: int
+    status: str
+    attributes: Mapping[str, Any]
+    links: Sequence[SpanLink]
+
+
+class RunTrace(Answer):
+    """Where a run's time went: its spans depth first, and by start below one parent."""
+
+    trace_id: str | None
+    started_at: datetime | None
+    duration_s: float
+    spans: Sequence[Span]
 
 
 class Interval(Answer):

@@ -5,28 +5,37 @@ closes, the supervisor is gone and so are we.
 """
 
 import ctypes
-import json
 import logging
 import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
-from uuid import UUID
 
-from tunix_rt_common.db.session import Database, open_database
+from pydantic import TypeAdapter
+
+from tunix_rt_common import telemetry
+from tunix_rt_common.db.models import utc_now
+from tunix_rt_common.db.session import Database
 from tunix_rt_common.endings import ExitCode
 from tunix_rt_common.errors import InvalidInput, OwnershipLost, TunixError, Unavailable
 from tunix_rt_common.jobreport import CLAIM_VARIABLE, REPORT_FD_VARIABLE, AnyLine, Failure, Progress, Result, Story
+from tunix_rt_common.messages import MESSAGES, SERVICES
 from tunix_rt_common.pipeline import Claim
 from tunix_rt_common.settings import Settings
-from tunix_rt_common.storage import ArtifactStore, open_store
+from tunix_rt_common.storage import ArtifactStore
+from tunix_rt_common.world import World
 
 logger = logging.getLogger(__name__)
 
 PR_SET_PDEATHSIG = 1
+TRACEPARENT_VARIABLE = "TRACEPARENT"
+CLAIMS = TypeAdapter(Claim)
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
@@ -74,6 +83,28 @@ def run_child(work: Callable[[Child], dict[str, Any]]) -> int:
     Errors that we did not foresee pass through: their trace goes to the captured logs, and the attempt counts.
     """
     child = _connect()
+    claim = child.claim
+    telemetry.setup(SERVICES[MESSAGES[claim.kind].queue], child.database)
+    try:
+        with (
+            telemetry.continued(os.environ.get(TRACEPARENT_VARIABLE)),
+            telemetry.context(run_id=claim.run_id, job_id=claim.job_id),
+        ):
+            _record_start()
+            return _ending(work, child)
+    finally:
+        telemetry.shutdown()
+
+
+def _record_start() -> None:
+    """The time from exec to here, most of it spent on imports; only Linux tells when a process began."""
+    if sys.platform == "linux":
+        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+        age_s = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+        telemetry.record("start", utc_now() - timedelta(seconds=age_s), utc_now(), parent=None)
+
+
+def _ending(work: Callable[[Child], dict[str, Any]], child: Child) -> int:
     try:
         child.result(work(child))
     except ToldToLeave:
@@ -94,14 +125,7 @@ def run_child(work: Callable[[Child], dict[str, Any]]) -> int:
 
 def describe_claim(claim: Claim) -> str:
     """The claim as the environment carries it."""
-    return json.dumps(asdict(claim), default=str)
-
-
-def _read_claim(text: str) -> Claim:
-    fields = json.loads(text)
-    for name in ("job_id", "claim_id", "run_id", "dataset_id"):
-        fields[name] = UUID(fields[name]) if fields[name] else None
-    return Claim(**fields)
+    return CLAIMS.dump_json(claim).decode()
 
 
 def _connect() -> Child:
@@ -110,11 +134,12 @@ def _connect() -> Child:
     for ours in ("tunix_rt_common", "__main__"):
         logging.getLogger(ours).setLevel(logging.INFO)
     settings = Settings()
+    world = World.open(settings)
     child = Child(
-        claim=_read_claim(os.environ[CLAIM_VARIABLE]),
+        claim=CLAIMS.validate_json(os.environ[CLAIM_VARIABLE]),
         settings=settings,
-        database=open_database(settings.resolved_database_url),
-        store=open_store(settings.resolved_artifacts_url),
+        database=world.database,
+        store=world.store,
         leaving=threading.Event(),
         _pipe=int(os.environ[REPORT_FD_VARIABLE]),
     )

@@ -17,6 +17,8 @@ from tunix_rt_common.pipeline import Claim
 from tunix_rt_common.settings import Settings
 
 POLL_S = 0.1
+GENTLE = {"cancel", "deadline", "pause", "shutdown", "timeout"}
+"""Reasons that leave time for a checkpoint."""
 READ_BYTES = 65_536
 LINES: TypeAdapter[AnyLine] = TypeAdapter(AnyLine)
 Reason = TypeVar("Reason", bound=str)
@@ -25,7 +27,9 @@ Reason = TypeVar("Reason", bound=str)
 class ChildProcess:
     """`python -m MODULE` with the claim in its environment, a report pipe, captured output and a lifeline."""
 
-    def __init__(self, module: str, claim: Claim, settings: Settings, report: JobReport) -> None:
+    def __init__(
+        self, module: str, claim: Claim, settings: Settings, report: JobReport, traceparent: str | None = None
+    ) -> None:
         self._report = report
         self._grace_s = settings.stop_grace_s
         report_end, child_end = os.pipe()
@@ -34,6 +38,8 @@ class ChildProcess:
             REPORT_FD_VARIABLE: str(child_end),
             "PYTHONUNBUFFERED": "1",
         }
+        if traceparent:
+            environment["TRACEPARENT"] = traceparent
         self._process = subprocess.Popen(
             [sys.executable, "-m", module, str(claim.job_id)],
             env=os.environ | environment,
@@ -73,7 +79,7 @@ class ChildProcess:
             reason = stop_reason()
             time.sleep(POLL_S)
         if reason is not None and self._process.poll() is None:
-            self._stop(gently=reason in {"cancel", "shutdown", "timeout"})
+            self._stop(gently=reason in GENTLE)
         return reason
 
     def _stop(self, *, gently: bool) -> None:

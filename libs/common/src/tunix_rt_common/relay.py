@@ -7,11 +7,12 @@ compare-and-swap per job.
 import logging
 import threading
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import select, update
 
-from tunix_rt_common import pipeline
+from tunix_rt_common import metrics, pipeline, telemetry
 from tunix_rt_common.db.models import OutboxRecord
 from tunix_rt_common.db.session import Database, database_now
 from tunix_rt_common.endings import lease_lost
@@ -24,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 BATCH = 100
 IDLE_S = 0.1
+TAKEN_S = 15.0
 
 
 class Relay:
@@ -62,17 +64,45 @@ class Relay:
                 self._nudged.clear()
 
     def publish_due(self) -> int:
-        """Ring what is due, then mark it; a crash in between rings twice, which is harmless."""
-        with self._database.reading() as session:
-            wanted = select(OutboxRecord).where(pipeline.is_due(database_now(session)))
-            rows = session.scalars(wanted.order_by(OutboxRecord.id).limit(BATCH)).all()
-        for row in rows:
-            self._queue.publish(MESSAGES[row.kind](job_id=row.job_id))  # type: ignore[index]
-        if rows:
-            with self._database.transaction() as session:
-                rung = update(OutboxRecord).where(OutboxRecord.id.in_([row.id for row in rows]))
-                session.execute(rung.values(published_at=database_now(session)))
+        """Ring what is due, then mark it; a crash in between rings twice, which is harmless.
+
+        Rows are taken for a while first, so that relays beside this one ring others; a relay that died gives them back
+        by the passing of time.
+        """
+        rows = self._take()
+        rung: list[int] = []
+        try:
+            for row in rows:
+                self._ring(row)
+                rung.append(row.id)
+        finally:
+            self._note(rung, [row.id for row in rows if row.id not in rung])
         return len(rows)
+
+    def _ring(self, row: OutboxRecord) -> None:
+        with telemetry.span(f"publish {row.kind}", parent=row.traceparent, service="relay", job_id=row.job_id):
+            self._queue.publish(MESSAGES[row.kind](job_id=row.job_id))  # type: ignore[index]
+        metrics.DOORBELLS_PUBLISHED.labels(row.kind).inc()
+
+    def _note(self, rung: list[int], left: list[int]) -> None:
+        if not rung and not left:
+            return
+        with self._database.transaction() as session:
+            now = database_now(session)
+            session.execute(update(OutboxRecord).where(OutboxRecord.id.in_(rung)).values(published_at=now))
+            session.execute(update(OutboxRecord).where(OutboxRecord.id.in_(left)).values(taken_until=None))
+
+    def _take(self) -> Sequence[OutboxRecord]:
+        with self._database.reading() as session:
+            if session.scalar(select(OutboxRecord.id).where(pipeline.is_due(database_now(session))).limit(1)) is None:
+                return ()
+        with self._database.transaction() as session:
+            now = database_now(session)
+            due = select(OutboxRecord).where(pipeline.is_due(now)).order_by(OutboxRecord.id).limit(BATCH)
+            rows = session.scalars(due.with_for_update(skip_locked=True)).all()
+            for row in rows:
+                row.taken_until = now + timedelta(seconds=TAKEN_S)
+            return rows
 
     def _sweep_when_due(self) -> None:
         if time.monotonic() < self._next_sweep:
@@ -81,6 +111,7 @@ class Relay:
         with self._database.transaction() as session:
             now = database_now(session)
             pipeline.ring_unheard(session, self._settings.doorbell_s)
+            pipeline.fail_overdue(session)
         if self._healthy_s(now) >= self._settings.lease_s:
             self.expire_leases()
 
@@ -98,6 +129,11 @@ class Relay:
         Called only after one healthy lease time, so that a database outage does not count as everybody's silence.
         """
         with self._database.transaction() as session:
-            return sum(
-                pipeline.expire(session, job, lease_lost(job, self._settings)) for job in pipeline.expired(session)
-            )
+            lost = [
+                job.kind
+                for job in pipeline.expired(session)
+                if pipeline.expire(session, job, lease_lost(job, self._settings))
+            ]
+        for kind in lost:
+            metrics.LEASES_LOST.labels(kind).inc()
+        return len(lost)

@@ -10,26 +10,33 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy.orm import Session
 
-from tunix_rt_common import endings, pipeline
+from tunix_rt_common import endings, metrics, pipeline, telemetry
+from tunix_rt_common.attempts import attempt_metrics, attempt_span
 from tunix_rt_common.childprocess import ChildProcess
 from tunix_rt_common.db.models import JobRecord, RunRecord
 from tunix_rt_common.endings import ExitCode
-from tunix_rt_common.errors import InvalidInput, NotFound, OwnershipLost, TunixError, Unavailable
+from tunix_rt_common.errors import Conflict, InvalidInput, NotFound, OwnershipLost, TunixError, Unavailable
 from tunix_rt_common.jobreport import JobReport
 from tunix_rt_common.leasekeeper import LeaseKeeper
 from tunix_rt_common.logarchive import archive_logs
-from tunix_rt_common.messages import JobKind, Message
-from tunix_rt_common.pipeline import Claim, Ending, JobState, NewJob
+from tunix_rt_common.messages import AnyMessage, JobKind
+from tunix_rt_common.pipeline import Claim, Ending, NewJob
+from tunix_rt_common.states import JobState
 from tunix_rt_common.world import World
 
 logger = logging.getLogger(__name__)
 
 FINISH_PATIENCE = 5
+WISHES: dict[str, Callable[[], Ending]] = {
+    "cancel": endings.cancelled,
+    "deadline": endings.overdue,
+    "pause": endings.paused,
+}
 
 Finish = Callable[[World, Session, Claim, dict[str, Any]], Sequence[NewJob]]
 Work = Callable[[World, Claim], dict[str, Any]]
@@ -67,27 +74,53 @@ class Supervisor:
         self._notify = notify
         self._worker = f"{socket.gethostname()}:{os.getpid()}"
 
-    def handle(self, message: Message) -> None:
-        """The worker's edge: whatever a job does, the worker lives on. A job that failed here is swept later."""
-        try:
-            self._handle(message)
-        except (OwnershipLost, Unavailable, NotFound) as error:
-            logger.warning("job %s left to the sweeper: %s", message.job_id, error)
-        except Exception:
-            logger.exception("job %s left to the sweeper after an unforeseen error", message.job_id)
+    def answer(self, message: AnyMessage) -> None:
+        """A doorbell rang: work until nothing is due. It need not be the job that the message names."""
+        if not self.work_once():
+            metrics.DOORBELLS_UNNEEDED.labels(message.kind).inc()
+            return
+        while self.work_once():
+            pass
 
-    def _handle(self, message: Message) -> None:
+    def work_once(self) -> bool:
+        """Do the job whose turn it is; False when nothing is due, or this worker should not take any.
+
+        The worker's edge: whatever a job does, the worker lives on. What failed here is swept later.
+        """
         if self._stopping.is_set():
-            return
-        with self._world.database.transaction() as session:
-            claim = pipeline.claim(session, message.job_id, self._worker, self._world.settings.lease_s)
+            return False
+        try:
+            claim = self._claim()
+        except (Unavailable, Conflict) as error:
+            logger.warning("no job was claimed: %s", error)
+            return False
         if claim is None:
-            return
+            return False
+        with telemetry.context(run_id=claim.run_id, job_id=claim.job_id):
+            logger.info("%s attempt %d claimed", claim.kind, claim.attempt)
+            try:
+                self._work(claim)
+            except (OwnershipLost, Unavailable, NotFound) as error:
+                logger.warning("job left to the sweeper: %s", error)
+            except Exception:
+                logger.exception("job left to the sweeper after an unforeseen error")
+        return True
+
+    def _claim(self) -> Claim | None:
+        with self._world.database.transaction() as session:
+            return pipeline.claim_next(session, list(self._jobs), self._worker, self._world.settings.lease_s)
+
+    def _work(self, claim: Claim) -> None:
         job = self._jobs[claim.kind]
-        report = JobReport()
-        with LeaseKeeper(self._world, claim, report) as lease:
-            ending = self._in_child(job, claim, report, lease) if isinstance(job, ChildJob) else self._here(job, claim)
-        self._close(claim, job.finish, ending)
+        with attempt_span(claim), attempt_metrics(claim) as measured:
+            report = JobReport()
+            with LeaseKeeper(self._world, claim, report, telemetry.traceparent()) as lease:
+                if isinstance(job, ChildJob):
+                    ending = self._in_child(job, claim, report, lease)
+                else:
+                    ending = self._here(job, claim)
+            measured.outcome = self._close(claim, job.finish, ending)
+            telemetry.annotate(outcome=measured.outcome)
         self._notify()
 
     def _here(self, job: ShortJob, claim: Claim) -> Ending:
@@ -100,11 +133,12 @@ class Supervisor:
             return endings.user_error(str(error))
 
     def _in_child(self, job: ChildJob, claim: Claim, report: JobReport, lease: LeaseKeeper) -> Ending:
-        with ChildProcess(job.module, claim, self._world.settings, report) as child:
+        context = telemetry.traceparent()
+        with ChildProcess(job.module, claim, self._world.settings, report, context) as child:
             reason = child.wait(lambda: lease.stop_reason(self._stopping))
         lease.flush()
-        if reason == "cancel":
-            return endings.cancelled()
+        if reason in WISHES and not (reason == "pause" and child.exit_status == ExitCode.DONE):
+            return WISHES[reason]()
         if reason == "timeout":
             return endings.user_error(f"took longer than the {claim.timeout_s:g} s it was given", "timeout")
         return self._judge(claim, lambda row: self._verdict(claim, child.exit_status, reason, report, row))
@@ -115,7 +149,7 @@ class Supervisor:
         if exit_status == ExitCode.USER_ERROR:
             return endings.user_error(report.failure or "the job failed without saying why: read its logs")
         if exit_status == ExitCode.PREEMPTED or reason == "shutdown":
-            return endings.preempted()
+            return endings.preempted(row, self._world.settings)
         if exit_status == ExitCode.OWNERSHIP_LOST:
             raise OwnershipLost(f"the child of job {claim.job_id} found another owner")
         words = "it reported nothing for too long" if reason == "hung" else report.failure or ""
@@ -125,22 +159,22 @@ class Supervisor:
         with self._world.database.transaction() as session:
             return rule(pipeline.hold(session, claim))
 
-    def _close(self, claim: Claim, finish: Finish, ending: Ending) -> None:
+    def _close(self, claim: Claim, finish: Finish, ending: Ending) -> JobState:
         """Publish the ending; while database or store are away the work is kept and tried again."""
-        for patience in range(FINISH_PATIENCE):
+        patience = 0
+        while True:
             try:
                 logs_sha256 = archive_logs(self._world.database, self._world.store, claim)
-                self._publish(claim, finish, ending, logs_sha256)
-            except Unavailable:
-                if patience == FINISH_PATIENCE - 1:
+                return self._publish(claim, finish, ending, logs_sha256)
+            except (Unavailable, Conflict):
+                patience += 1
+                if patience == FINISH_PATIENCE:
                     raise
-                self._stopping.wait(2**patience)
+                self._stopping.wait(2 ** (patience - 1))
             except InvalidInput as error:
                 ending = endings.user_error(str(error))
-            else:
-                return
 
-    def _publish(self, claim: Claim, finish: Finish, ending: Ending, logs_sha256: str | None) -> None:
+    def _publish(self, claim: Claim, finish: Finish, ending: Ending, logs_sha256: str | None) -> JobState:
         with self._world.database.transaction() as session:
             job = pipeline.hold(session, claim)
             if job.cancel_requested_at and ending.state == JobState.SUCCEEDED:
@@ -150,4 +184,6 @@ class Supervisor:
             next_jobs: Sequence[NewJob] = ()
             if ending.state == JobState.SUCCEEDED and ending.result is not None:
                 next_jobs = finish(self._world, session, claim, ending.result)
-            pipeline.advance(session, claim, ending, next_jobs)
+            here = telemetry.traceparent()
+            pipeline.advance(session, claim, ending, [replace(job, traceparent=here) for job in next_jobs])
+        return ending.state

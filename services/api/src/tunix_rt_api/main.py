@@ -5,15 +5,17 @@ from collections.abc import Callable
 from fastapi import FastAPI
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from tunix_rt_api import errors, health, web
+from tunix_rt_api import errors, health, scrape, web
 from tunix_rt_api.datasets import endpoints as datasets
 from tunix_rt_api.deps import Services
 from tunix_rt_api.evaluations import endpoints as evaluations
 from tunix_rt_api.models import endpoints as models
+from tunix_rt_api.observation import Observation
 from tunix_rt_api.runs import endpoints as runs
 from tunix_rt_api.traces import endpoints as traces
 from tunix_rt_api.tunix import endpoints as tunix
 from tunix_rt_common.db.session import Database
+from tunix_rt_common.metrics import registry_over
 from tunix_rt_common.settings import Settings
 from tunix_rt_common.storage import ArtifactStore
 from tunix_rt_common.version import CODE_VERSION
@@ -30,9 +32,12 @@ def create_app(
     """
     app = FastAPI(title="Tunix RT", version=CODE_VERSION, description=DESCRIPTION, redoc_url=None)
     app.state.services = Services(settings=settings, database=database, store=store, nudge=nudge)
+    app.state.metrics = registry_over(database)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(settings.allowed_hosts))
+    app.add_middleware(Observation)
     errors.install(app)
     app.include_router(health.router)
+    app.include_router(scrape.router)
     for noun in (traces, datasets, runs, evaluations, models):
         app.include_router(noun.router, prefix="/api/v1")
     app.include_router(tunix.router, prefix="/api")

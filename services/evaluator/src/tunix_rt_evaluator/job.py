@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from tunix_rt_common import telemetry
 from tunix_rt_common.child import Child, ToldToLeave, run_child
 from tunix_rt_common.datasets import DatasetManifest, DatasetRow, read_rows
 from tunix_rt_common.db.models import RunRecord
@@ -20,6 +21,7 @@ from tunix_rt_evaluator.evaluation import build_report
 from tunix_rt_evaluator.gate import decide
 from tunix_rt_evaluator.generation import answer_all
 from tunix_rt_modeling import huggingface
+from tunix_rt_modeling.huggingface import LoadedModel
 
 
 def evaluate_run(child: Child) -> dict[str, Any]:
@@ -32,7 +34,9 @@ def evaluate_run(child: Child) -> dict[str, Any]:
     rows = _rows(child, manifest, spec.evaluate)
     candidate = _report(child, child.claim.payload["manifest_sha256"], rows, spec.evaluate, manifest.dataset_sha256)
     baseline = _baseline_report(child, pins["baseline"], candidate, rows, spec.evaluate)
-    verdict = decide(baseline, candidate, spec.gate)
+    with telemetry.span("gate"):
+        verdict = decide(baseline, candidate, spec.gate)
+        telemetry.annotate(decision=verdict.decision)
     return {
         "report_sha256": child.store.put_document(candidate),
         "verdict_sha256": child.store.put_document(verdict),
@@ -54,12 +58,7 @@ def _rows(child: Child, manifest: DatasetManifest, spec: EvalSpec) -> list[Datas
 def _report(
     child: Child, model_sha256: str, rows: Sequence[DatasetRow], spec: EvalSpec, dataset_sha256: str
 ) -> EvalReport:
-    folder = child.settings.scratch_dir / "evaluations" / f"{child.claim.claim_id}-{model_sha256[:12]}"
-    try:
-        fetch_folder(child.store, child.store.get_document(FolderManifest, model_sha256), folder)
-        model = huggingface.load(folder)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    model = _load(child, model_sha256)
 
     def on_progress(done: int, total: int) -> None:
         child.progress(done, total)
@@ -67,8 +66,20 @@ def _report(
             raise ToldToLeave
 
     child.story("generating", f"model {model_sha256[:12]} answers {len(rows)} prompts of split {spec.split}")
-    answers = answer_all(model, rows, spec, on_progress)
-    return build_report(rows, answers, spec, model_sha256=model_sha256, dataset_sha256=dataset_sha256)
+    with telemetry.span("generate", prompts=len(rows)):
+        answers = answer_all(model, rows, spec, on_progress)
+    with telemetry.span("judge", judge=spec.judge):
+        return build_report(rows, answers, spec, model_sha256=model_sha256, dataset_sha256=dataset_sha256)
+
+
+def _load(child: Child, model_sha256: str) -> LoadedModel:
+    folder = child.settings.scratch_dir / "evaluations" / f"{child.claim.claim_id}-{model_sha256[:12]}"
+    try:
+        with telemetry.span("load model", model=model_sha256[:12]):
+            fetch_folder(child.store, child.store.get_document(FolderManifest, model_sha256), folder)
+            return huggingface.load(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _baseline_report(

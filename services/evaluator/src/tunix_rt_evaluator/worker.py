@@ -11,4 +11,4 @@ from tunix_rt_evaluator.handlers import JOBS
 
 def serve(world: World, queue: Queue, stop: threading.Event, notify: Callable[[], None]) -> None:
     """Handle evaluation messages, one run at a time."""
-    queue.serve("evaluate", Supervisor(world, dict(JOBS), stop, notify).handle, stop)
+    queue.serve("evaluate", lambda stopping: Supervisor(world, dict(JOBS), stopping, notify).answer, stop)

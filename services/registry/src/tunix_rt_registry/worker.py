@@ -11,4 +11,4 @@ from tunix_rt_registry.handlers import JOBS
 
 def serve(world: World, queue: Queue, stop: threading.Event, notify: Callable[[], None]) -> None:
     """Handle the registry's messages, one at a time."""
-    queue.serve("registry", Supervisor(world, dict(JOBS), stop, notify).handle, stop)
+    queue.serve("registry", lambda stopping: Supervisor(world, dict(JOBS), stopping, notify).answer, stop)

@@ -7,12 +7,15 @@ model go back to the store.
 import logging
 import shutil
 import sys
+from collections.abc import Callable, Generator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from tunix_rt_common.child import Child, ToldToLeave, run_child
+from tunix_rt_common import telemetry
+from tunix_rt_common.child import Child, run_child
 from tunix_rt_common.db.models import MetricRecord, RunRecord
 from tunix_rt_common.errors import UnusableData
 from tunix_rt_common.specs import RunSpec, SftSpec
@@ -24,8 +27,10 @@ from tunix_rt_trainer.engine.examples import EncodedRows, encode_rows
 from tunix_rt_trainer.engine.loop import Hook, TrainingData
 from tunix_rt_trainer.engine.progress import StepInfo
 from tunix_rt_trainer.engine.state import TrainState
+from tunix_rt_trainer.handover import Handover
 from tunix_rt_trainer.inputs import RunInputs, load_inputs
 from tunix_rt_trainer.publishing import CheckpointPublisher
+from tunix_rt_trainer.saving import CheckpointSaver
 
 logger = logging.getLogger(__name__)
 
@@ -40,10 +45,13 @@ def train_run(child: Child) -> dict[str, Any]:
         spec, pins = RunSpec.model_validate(run.spec), run.pins
     scratch = _fresh_scratch(child)
     try:
-        inputs = load_inputs(child.store, spec, pins, scratch)
+        with telemetry.span("data"):
+            inputs = load_inputs(child.store, spec, pins, scratch)
+            data = _encode(child, spec.train, inputs)
         child.progress(0)
-        finished, measured = _train(child, spec.train, inputs, scratch)
-        return _export(child, inputs, finished, spec.train, scratch) | {"metrics": measured}
+        finished, measured = _train(child, spec.train, inputs, data, scratch)
+        with telemetry.span("export"):
+            return _export(child, inputs, finished, spec.train, scratch) | {"metrics": measured}
     except jax.errors.JaxRuntimeError as error:
         raise (MemoryError(OUT_OF_MEMORY) if OUT_OF_MEMORY in str(error) else error) from error
     finally:
@@ -59,29 +67,51 @@ def _fresh_scratch(child: Child) -> Path:
     return scratch
 
 
-def _train(child: Child, spec: SftSpec, inputs: RunInputs, scratch: Path) -> tuple[TrainState, dict[str, Any]]:
+def _train(
+    child: Child, spec: SftSpec, inputs: RunInputs, data: TrainingData, scratch: Path
+) -> tuple[TrainState, dict[str, Any]]:
     config = inputs.model.config
-    data = _encode(child, spec, inputs)
-    started = state.init(config, spec, inputs.model.params)
-    publisher = CheckpointPublisher(child, scratch, spec.seed, inputs.digests)
-    current = publisher.restore(started) or started
+    publisher = CheckpointPublisher(child, scratch, inputs.digests)
+    saver, handover = CheckpointSaver(child, scratch, spec.seed, inputs.digests), Handover(child, publisher)
+    with telemetry.span("restore"):
+        started = state.init(config, spec, inputs.model.params)
+        current = publisher.restore(started) or started
 
     def save(info: StepInfo, current: TrainState) -> None:
-        publisher.publish(info.step, current)
+        with telemetry.span("checkpoint", step=info.step):
+            handover.add(saver.save(info, current))
 
     def leave(info: StepInfo, current: TrainState) -> None:
-        publisher.publish(info.step, current)
-        raise ToldToLeave
+        save(info, current)
+        handover.leave()
 
     steps = loop.train(config, spec, current, data, save, hooks=(Hook(run=leave, when=child.leaving.is_set),))
+    finished, last = _follow(child, steps, handover.poll)
+    handover.drain()
+    return finished, _measured(child, last)
+
+
+def _follow(
+    child: Child, steps: Generator[StepInfo, None, TrainState], between: Callable[[], None]
+) -> tuple[TrainState, dict[str, Any]]:
+    """Report every step; the last state and the newest numbers. Two spans, since the first step compiles."""
     last: dict[str, Any] = {}
-    while True:
-        try:
-            info = next(steps)
-        except StopIteration as end:
-            return end.value, _measured(child, last)
-        _report(child, info)
-        last |= {name: value for name, value in vars(info).items() if value is not None}
+    tokens = 0
+    with ExitStack() as phase:
+        phase.enter_context(telemetry.span("compile"))
+        while True:
+            try:
+                info = next(steps)
+            except StopIteration as end:
+                telemetry.annotate(last_step=last.get("step"), tokens=tokens)
+                return end.value, last
+            _report(child, info)
+            between()
+            if info.loss is not None and "loss" not in last:
+                phase.close()
+                phase.enter_context(telemetry.span("steps", first_step=info.step + 1, total_steps=info.total_steps))
+            last |= {name: value for name, value in vars(info).items() if value is not None}
+            tokens += info.tokens
 
 
 def _encode(child: Child, spec: SftSpec, inputs: RunInputs) -> TrainingData:

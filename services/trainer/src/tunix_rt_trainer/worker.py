@@ -11,4 +11,4 @@ from tunix_rt_trainer.handlers import JOBS
 
 def serve(world: World, queue: Queue, stop: threading.Event, notify: Callable[[], None]) -> None:
     """Handle training messages, one run at a time."""
-    queue.serve("train", Supervisor(world, dict(JOBS), stop, notify).handle, stop)
+    queue.serve("train", lambda stopping: Supervisor(world, dict(JOBS), stopping, notify).answer, stop)

@@ -1,4 +1,4 @@
-"""`tunix-rt runs`: create, list, show, watch, logs, cancel."""
+"""`tunix-rt runs`: create, list, show, watch, logs, trace, pause, resume, cancel."""
 
 import sys
 from pathlib import Path
@@ -10,6 +10,7 @@ from tunix_rt.client import Client
 from tunix_rt.commands.options import json_option, limit_option
 from tunix_rt.commands.runspec import read_spec_file, run_spec, spec_options
 from tunix_rt.commands.watch import show_outcome, watch_to_end
+from tunix_rt.commands.waterfall import print_waterfall
 from tunix_rt.console import note, print_fields, print_json, print_table, printable
 from tunix_rt.errors import ClientError
 from tunix_rt.exitcodes import ExitCode
@@ -153,6 +154,26 @@ def logs(run: str, *, follow: bool, as_json: bool) -> None:
 @runs.command()
 @click.argument("run")
 @json_option
+def trace(run: str, *, as_json: bool) -> None:
+    """Draw where the time of a RUN went, over all services and attempts.
+
+    \b
+    Example:
+      tunix-rt runs trace latest
+    """
+    with connect() as client:
+        found = client.runs.trace(run_id(client, run))
+    if as_json:
+        print_json(found)
+    elif found.spans:
+        print_waterfall(found)
+    else:
+        note("nothing was traced of this run")
+
+
+@runs.command()
+@click.argument("run")
+@json_option
 def cancel(run: str, *, as_json: bool) -> None:
     """Ask a RUN to end; it keeps its last good checkpoint.
 
@@ -168,6 +189,39 @@ def cancel(run: str, *, as_json: bool) -> None:
         print_json(found)
     else:
         note(f"run {found.run_id} is {found.state}" + ("" if found.finished else " and was asked to end"))
+
+
+@runs.command()
+@click.argument("run")
+@json_option
+def pause(run: str, *, as_json: bool) -> None:
+    """Ask a RUN to keep a checkpoint and wait until it is resumed.
+
+    \b
+    Example:
+      tunix-rt runs pause latest
+    """
+    with connect() as client:
+        found = client.runs.pause(run_id(client, run))
+    if as_json:
+        print_json(found)
+    else:
+        note(f"run {found.run_id} is {found.state}" + (" and was asked to pause" if found.state == "running" else ""))
+
+
+@runs.command()
+@click.argument("run")
+@json_option
+def resume(run: str, *, as_json: bool) -> None:
+    """Let a paused RUN go on from its last checkpoint.
+
+    \b
+    Example:
+      tunix-rt runs resume latest
+    """
+    with connect() as client:
+        found = client.runs.resume(run_id(client, run))
+    print_json(found) if as_json else note(f"run {found.run_id} is {found.state}")
 
 
 def run_id(client: Client, reference: str) -> str:

@@ -73,6 +73,9 @@ SPEC_OPTIONS = (
     SpecOption("--min-items", "gate.min_items", int, "Fewer judged rows decide nothing."),
     SpecOption("--min-accuracy", "gate.min_accuracy", float, "Accuracy that a model needs in any case."),
     SpecOption("--model-name", "model_name", str, "Name in the registry; the dataset's unless given."),
+    SpecOption("--project", "project", str, "Whose run it is: projects share the workers fairly."),
+    SpecOption("--priority", "priority", int, "Within its project, higher comes first: -100 to 100."),
+    SpecOption("--deadline", "deadline_s", float, "Fail unless it has ended so many seconds from now."),
     SpecOption("--alias", "alias", str, "The alias to win: its holder is the baseline."),
 )
 

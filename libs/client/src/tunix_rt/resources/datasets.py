@@ -20,7 +20,7 @@ class Datasets:
     def build(self, spec: DatasetSpec) -> Dataset:
         """Ask for a new version; what the spec leaves unset is the server's to choose."""
         body = spec.model_dump(mode="json", exclude_unset=True)
-        return self._connection.send("POST", "/datasets", Dataset, body)
+        return self._connection.order("/datasets", Dataset, body)
 
     def wait(self, reference: str, *, interval_s: float = 0.3) -> DatasetDetail:
         """Wait until the build has ended, well or not: look at `state` and `failure`."""

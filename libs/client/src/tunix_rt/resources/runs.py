@@ -1,4 +1,4 @@
-"""Runs: starting, following, cancelling."""
+"""Runs: starting, following, pausing, cancelling."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from tunix_rt.connection import Connection, quoted
 from tunix_rt.errors import ServerAway
-from tunix_rt.types import Event, Log, Metric, Run, RunDetail
+from tunix_rt.types import Event, Log, Metric, Run, RunDetail, RunTrace
 from tunix_rt_common.specs import RunSpec
 
 T = TypeVar("T")
@@ -35,7 +35,7 @@ class Runs:
 
     def create(self, spec: RunSpec) -> Run:
         """Start a run; what the spec leaves unset is the server's to choose."""
-        return self._connection.send("POST", "/runs", Run, spec.model_dump(mode="json", exclude_unset=True))
+        return self._connection.order("/runs", Run, spec.model_dump(mode="json", exclude_unset=True))
 
     def list(self, *, state: str | None = None, limit: int | None = None) -> Iterator[Run]:
         """Runs, newest first."""
@@ -48,6 +48,14 @@ class Runs:
     def cancel(self, run_id: str) -> Run:
         """Ask a run to end; asking twice, or too late, changes nothing."""
         return self._connection.send("POST", f"/runs/{quoted(run_id)}/cancel", Run)
+
+    def pause(self, run_id: str) -> Run:
+        """Ask a run to keep a checkpoint and wait; asking twice, or too late, changes nothing."""
+        return self._connection.send("POST", f"/runs/{quoted(run_id)}/pause", Run)
+
+    def resume(self, run_id: str) -> Run:
+        """Let a paused run go on from its last checkpoint."""
+        return self._connection.send("POST", f"/runs/{quoted(run_id)}/resume", Run)
 
     def events(self, run_id: str, *, after: int = 0) -> Iterator[Event]:
         """The story after the event with this id, in order."""
@@ -62,6 +70,10 @@ class Runs:
     def metrics(self, run_id: str, *, after_step: int = -1) -> Sequence[Metric]:
         """What the steps after this one measured, in order; at most 10,000 at once."""
         return self._connection.get(f"/runs/{quoted(run_id)}/metrics", tuple[Metric, ...], {"after_step": after_step})
+
+    def trace(self, run_id: str) -> RunTrace:
+        """Where the time went, over all services; no spans where nothing was traced."""
+        return self._connection.get(f"/runs/{quoted(run_id)}/trace", RunTrace)
 
     def logs(self, run_id: str, *, follow: bool = False, interval_s: float = 1.0) -> Iterator[Log]:
         """What the stages wrote, in order; with `follow`, until the run has ended."""

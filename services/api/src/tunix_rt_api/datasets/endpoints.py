@@ -10,6 +10,7 @@ from tunix_rt_api.bodies import JsonRoute
 from tunix_rt_api.datasets import service
 from tunix_rt_api.datasets.schemas import DatasetDetail, DatasetOut, PreviewRow
 from tunix_rt_api.deps import Cursor, Limit, ReadingDep, ServicesDep
+from tunix_rt_api.idempotency import IdempotencyKey, once
 from tunix_rt_api.pages import Page, newest_first
 from tunix_rt_common.chat import DEFAULT_TEMPLATE, ChatTemplate
 from tunix_rt_common.db.models import DatasetRecord
@@ -21,11 +22,12 @@ Split = Literal["train", "validation", "test"]
 
 
 @router.post("", status_code=status.HTTP_202_ACCEPTED)
-def build_dataset(spec: DatasetSpec, services: ServicesDep, response: Response) -> DatasetOut:
+def build_dataset(
+    spec: DatasetSpec, services: ServicesDep, response: Response, key: IdempotencyKey = None
+) -> DatasetOut:
     """Accept the build of a new version; watch its state until it has succeeded."""
     with services.database.transaction() as session:
-        dataset = service.accept_build(session, spec)
-        shown = service.show(session, dataset)
+        shown = once(session, key, spec, DatasetOut, lambda: service.show(session, service.accept_build(session, spec)))
     services.nudge()
     response.headers["Location"] = f"/api/v1/datasets/{shown.dataset_id}"
     return shown

@@ -8,13 +8,14 @@ from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
 
 from tunix_rt_api.datasets.schemas import DatasetDetail, DatasetOut
-from tunix_rt_common import pipeline
+from tunix_rt_common import pipeline, telemetry
 from tunix_rt_common.datasets import DatasetManifest, DatasetRow
 from tunix_rt_common.db.models import DatasetRecord, JobRecord, TraceRow
 from tunix_rt_common.errors import Conflict, InvalidInput, NotFound
 from tunix_rt_common.ids import new_id
-from tunix_rt_common.pipeline import JobState, NewJob
+from tunix_rt_common.pipeline import NewJob
 from tunix_rt_common.specs import DatasetSpec
+from tunix_rt_common.states import JobState
 from tunix_rt_common.storage import ArtifactStore
 
 
@@ -34,7 +35,7 @@ def accept_build(session: Session, spec: DatasetSpec) -> DatasetRecord:
     )
     session.add(dataset)
     session.flush()
-    pipeline.submit(session, NewJob("build_dataset", dataset_id=dataset.id))
+    pipeline.submit(session, NewJob("build_dataset", dataset_id=dataset.id, traceparent=telemetry.traceparent()))
     return dataset
 
 

@@ -3,7 +3,7 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query
-from fastapi.responses import StreamingResponse
+from fastapi.responses import RedirectResponse, Response, StreamingResponse
 
 from tunix_rt_api.bodies import JsonRoute
 from tunix_rt_api.deps import Limit, ReadingDep, ServicesDep
@@ -48,12 +48,14 @@ def get_version(name: str, which: str, session: ReadingDep, services: ServicesDe
 
 
 @router.get("/{name}/versions/{which}/files/{path:path}")
-def get_file(name: str, which: str, path: str, session: ReadingDep, services: ServicesDep) -> StreamingResponse:
-    """One file of a version; its sha256 is in the version's list of files."""
+def get_file(name: str, which: str, path: str, session: ReadingDep, services: ServicesDep) -> Response:
+    """One file of a version; its sha256 is in the version's list of files. A store that can is asked directly (307)."""
     version = service.show(session, services.store, service.find_version(session, name, which))
     entry = next((entry for entry in version.files if entry.path == path), None)
     if entry is None:
         raise NotFound(f"{name}@{which} has no file {path[:200]!r}: its version lists them")
+    if link := services.store.presigned_url(entry.sha256, filename=path.rpartition("/")[2]):
+        return RedirectResponse(link)
     return StreamingResponse(
         services.store.stream(entry.sha256),
         media_type="application/octet-stream",

@@ -8,13 +8,15 @@ from sqlalchemy import select
 
 from tunix_rt_api.bodies import JsonRoute
 from tunix_rt_api.deps import Cursor, Limit, ReadingDep, ServicesDep
+from tunix_rt_api.idempotency import IdempotencyKey, once
 from tunix_rt_api.pages import Page, newest_first
 from tunix_rt_api.runs import service
-from tunix_rt_api.runs.schemas import EventOut, LogOut, MetricOut, RunDetail, RunOut
+from tunix_rt_api.runs.schemas import EventOut, LogOut, MetricOut, RunDetail, RunOut, TraceOut
+from tunix_rt_api.runs.waterfall import run_trace
 from tunix_rt_common.db.models import RunRecord
 from tunix_rt_common.errors import NotFound
-from tunix_rt_common.pipeline import JobState
 from tunix_rt_common.specs import RunSpec
+from tunix_rt_common.states import JobState
 
 router = APIRouter(prefix="/runs", tags=["runs"], route_class=JsonRoute)
 After = Annotated[int, Query(ge=0, lt=2**63, description="only what comes after this")]
@@ -22,10 +24,10 @@ Many = Annotated[int, Query(ge=1, le=10_000)]
 
 
 @router.post("", status_code=status.HTTP_202_ACCEPTED)
-def create_run(spec: RunSpec, services: ServicesDep, response: Response) -> RunOut:
+def create_run(spec: RunSpec, services: ServicesDep, response: Response, key: IdempotencyKey = None) -> RunOut:
     """Accept a run: train, evaluate, gate, register."""
     with services.database.transaction() as session:
-        run = service.show(service.accept_run(session, services, spec))
+        run = once(session, key, spec, RunOut, lambda: service.show(service.accept_run(session, services, spec)))
     services.nudge()
     response.headers["Location"] = f"/api/v1/runs/{run.run_id}"
     return run
@@ -65,6 +67,12 @@ def get_metrics(
     return service.metrics(session, service.find_run(session, run_id).id, after_step, limit)
 
 
+@router.get("/{run_id}/trace")
+def get_trace(run_id: str, session: ReadingDep) -> TraceOut:
+    """Where the time went: the spans of every service, in the order of a waterfall; none where nothing was traced."""
+    return run_trace(session, service.find_run(session, run_id))
+
+
 @router.get("/{run_id}/logs")
 def get_logs(
     run_id: str,
@@ -94,3 +102,23 @@ def cancel_run(run_id: str, services: ServicesDep) -> RunOut:
         run = service.find_run(session, run_id)
         service.cancel(session, run)
         return service.show(run)
+
+
+@router.post("/{run_id}/pause", status_code=status.HTTP_202_ACCEPTED)
+def pause_run(run_id: str, services: ServicesDep) -> RunOut:
+    """Ask the run to keep a checkpoint and wait until it is resumed. Asking twice, or too late, changes nothing."""
+    with services.database.transaction() as session:
+        run = service.find_run(session, run_id)
+        service.pause(session, run)
+        return service.show(run)
+
+
+@router.post("/{run_id}/resume", status_code=status.HTTP_202_ACCEPTED)
+def resume_run(run_id: str, services: ServicesDep) -> RunOut:
+    """Let a paused run go on from its last checkpoint. Asking one that is not paused changes nothing."""
+    with services.database.transaction() as session:
+        run = service.find_run(session, run_id)
+        service.resume(session, run)
+        shown = service.show(run)
+    services.nudge()
+    return shown

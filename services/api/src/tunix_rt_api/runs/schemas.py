@@ -15,6 +15,7 @@ class RunOut(BaseModel):
     run_id: UUID
     state: str
     stage: str
+    project: str
     dataset: str
     base_model: str
     model_name: str
@@ -96,3 +97,38 @@ class LogOut(BaseModel):
     attempt: int
     stream: str
     text: str
+
+
+class SpanLink(BaseModel):
+    """A span that another one refers to: an earlier attempt."""
+
+    trace_id: str
+    span_id: str
+
+
+class SpanOut(BaseModel):
+    """What one service did, and when; `offset_s` is its start after that of the trace.
+
+    `status` is `ok`, `error`, or, for an attempt without a span of its own, `running` or `lost`.
+    """
+
+    span_id: str
+    parent_span_id: str | None
+    name: str
+    service: str
+    started_at: datetime
+    duration_s: float
+    offset_s: float
+    depth: int
+    status: str
+    attributes: dict[str, Any]
+    links: list[SpanLink]
+
+
+class TraceOut(BaseModel):
+    """Where a run's time went: its spans depth first, and by start below one parent."""
+
+    trace_id: str | None
+    started_at: datetime | None
+    duration_s: float
+    spans: list[SpanOut]

@@ -1,16 +1,17 @@
 """Accepting runs, and telling how they go."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from tunix_rt_api.deps import Services
 from tunix_rt_api.runs.pins import pin
 from tunix_rt_api.runs.schemas import CheckpointOut, EventOut, JobOut, LogOut, MetricOut, RunDetail, RunOut
-from tunix_rt_common import pipeline
+from tunix_rt_common import pipeline, telemetry
 from tunix_rt_common.db.models import (
     CheckpointRecord,
     EvaluationRecord,
@@ -21,10 +22,12 @@ from tunix_rt_common.db.models import (
     ModelVersionRecord,
     RunRecord,
 )
-from tunix_rt_common.errors import NotFound
+from tunix_rt_common.db.session import database_now
+from tunix_rt_common.errors import NotFound, Overloaded
 from tunix_rt_common.ids import new_id, parse_id
-from tunix_rt_common.pipeline import TERMINAL, JobState, NewJob
+from tunix_rt_common.pipeline import NewJob
 from tunix_rt_common.specs import RunSpec
+from tunix_rt_common.states import TERMINAL, JobState
 
 
 def accept_run(
@@ -35,21 +38,49 @@ def accept_run(
     labels: dict[str, Any] | None = None,
     timeout_s: float | None = None,
 ) -> RunRecord:
-    """Pin, then write run, first job, event and doorbell in the caller's transaction."""
+    """Pin, then write run, first job, event and doorbell in the caller's transaction.
+
+    Raises:
+        Overloaded: too many runs of the project wait already.
+    """
     dataset, pins = pin(session, services, spec)
+    _check_backlog(session, spec.project, services.settings.max_waiting_runs)
     run = RunRecord(
         id=new_id(),
         spec=spec.model_dump(mode="json"),
         pins=pins,
         labels=labels or {},
         dataset_id=dataset.id,
+        project=spec.project,
         state=JobState.QUEUED,
         stage="train",
+        traceparent=telemetry.traceparent(),
     )
+    telemetry.annotate(run_id=run.id)
     session.add(run)
     session.flush()
-    pipeline.submit(session, NewJob("train", run_id=run.id, timeout_s=timeout_s))
+    deadline_at = database_now(session) + timedelta(seconds=spec.deadline_s) if spec.deadline_s else None
+    first = NewJob(
+        "train",
+        run_id=run.id,
+        timeout_s=timeout_s,
+        project=spec.project,
+        priority=spec.priority,
+        deadline_at=deadline_at,
+        traceparent=run.traceparent,
+    )
+    pipeline.submit(session, first)
     return run
+
+
+def _check_backlog(session: Session, project: str, limit: int) -> None:
+    mine = select(func.count()).where(RunRecord.project == project, RunRecord.state == JobState.QUEUED)
+    waiting = session.scalar(mine) or 0
+    if waiting >= limit:
+        raise Overloaded(
+            f"{waiting} runs of project {project!r} wait already, which is the limit: try again when some have "
+            "started, cancel some, or raise TUNIX_RT_MAX_WAITING_RUNS"
+        )
 
 
 def find_run(session: Session, run_id: str) -> RunRecord:
@@ -62,9 +93,27 @@ def find_run(session: Session, run_id: str) -> RunRecord:
 
 def cancel(session: Session, run: RunRecord) -> None:
     """Ask the run's current job to end; asking a finished run changes nothing."""
+    _ask_open_jobs(session, run, pipeline.request_cancel)
+
+
+def pause(session: Session, run: RunRecord) -> None:
+    """Ask the run's current job to keep a checkpoint and wait; asking a finished run changes nothing."""
+    _ask_open_jobs(session, run, pipeline.request_pause)
+
+
+def resume(session: Session, run: RunRecord) -> None:
+    """Let the run go on; asking one that is not paused changes nothing."""
+    _ask_open_jobs(session, run, pipeline.resume)
+
+
+def _ask_open_jobs(session: Session, run: RunRecord, ask: Callable[[Session, UUID], JobState]) -> None:
+    """Ask each job once; a stage that ends while it is asked may have left a next one, so look again."""
     open_jobs = select(JobRecord.id).where(JobRecord.run_id == run.id, JobRecord.state.not_in(TERMINAL))
-    for job_id in session.scalars(open_jobs).all():
-        pipeline.request_cancel(session, job_id)
+    asked: set[UUID] = set()
+    while new := set(session.scalars(open_jobs)) - asked:
+        for job_id in new:
+            ask(session, job_id)
+        asked |= new
 
 
 def show(run: RunRecord) -> RunOut:
@@ -73,6 +122,7 @@ def show(run: RunRecord) -> RunOut:
         run_id=run.id,
         state=run.state,
         stage=run.stage,
+        project=run.project,
         dataset=f"{run.pins['dataset']['name']}@{run.pins['dataset']['version']}",
         base_model=run.pins["base_model"]["name"],
         model_name=run.pins["model_name"],

@@ -4,13 +4,12 @@ from collections.abc import Sequence
 from uuid import UUID
 
 from sqlalchemy import select
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from tunix_rt_api.traces.schemas import BatchOutcome, RejectedLine, TraceAccepted, TraceOut
 from tunix_rt_common.db.models import TraceRow
 from tunix_rt_common.db.session import Database
-from tunix_rt_common.errors import NotFound
+from tunix_rt_common.errors import Conflict, NotFound
 from tunix_rt_common.ids import new_id, parse_id
 from tunix_rt_common.traces import Trace
 
@@ -27,7 +26,7 @@ def store_traces(database: Database, traces: Sequence[Trace], source: str | None
         try:
             with database.transaction() as session:
                 return _store(session, traces, source)
-        except IntegrityError:
+        except Conflict:
             if attempt == STORE_TRIES - 1:
                 raise
     raise AssertionError("unreachable")

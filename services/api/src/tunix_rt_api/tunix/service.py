@@ -28,8 +28,8 @@ from tunix_rt_api.tunix.schemas import (
 from tunix_rt_common.db.models import DatasetRecord, JobRecord, LogRecord, RunRecord, utc_now
 from tunix_rt_common.errors import InvalidInput
 from tunix_rt_common.ids import new_id
-from tunix_rt_common.pipeline import TERMINAL, JobState
 from tunix_rt_common.specs import DatasetSpec, OptimizerSpec, RunSpec, SftSpec
+from tunix_rt_common.states import TERMINAL, JobState
 
 BUILD_PATIENCE_S = 20.0
 POLL_S = 0.05

@@ -51,6 +51,13 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {second:02} s" if minutes else f"{second} s"
 
 
+def short_duration(seconds: float) -> str:
+    """A time span as exactly as it is short: 12 ms, 3.4 s, and from a minute on as `duration` says it."""
+    if seconds < 0.9995:
+        return f"{seconds * 1000:.0f} ms"
+    return f"{seconds:.1f} s" if seconds < 59.95 else duration(seconds)
+
+
 def moment(time: datetime) -> str:
     """An aware time to the second, UTC by design of the database."""
     return f"{time:%Y-%m-%d %H:%M:%S}"

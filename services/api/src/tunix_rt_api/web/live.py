@@ -9,10 +9,12 @@ from sqlalchemy.orm import Session
 
 from tunix_rt_api.runs import service
 from tunix_rt_api.runs.schemas import EventOut, LogOut, MetricOut, RunDetail
+from tunix_rt_api.runs.waterfall import run_trace
 from tunix_rt_api.web import queries
 from tunix_rt_api.web.charts import Point, Series, line_chart
+from tunix_rt_api.web.waterfall import Waterfall, draw
 from tunix_rt_common.db.models import EventRecord, LogRecord, utc_now
-from tunix_rt_common.pipeline import TERMINAL
+from tunix_rt_common.states import TERMINAL
 
 MAX_EVENTS = 200
 MAX_LOG_PIECES = 40
@@ -38,6 +40,7 @@ class LiveRun:
     elapsed_s: float | None
     eta_s: float | None
     figures: Sequence[Figure]
+    waterfall: Waterfall
     story: Sequence[EventOut]
     logs: Sequence[LogOut]
     as_of: datetime
@@ -57,6 +60,7 @@ def live_run(session: Session, run_id: str) -> LiveRun:
         elapsed_s=((run.finished_at or now) - run.started_at).total_seconds() if run.started_at else None,
         eta_s=_eta_s(run, metrics, now),
         figures=figures(metrics) if metrics or not run.finished_at else [],
+        waterfall=draw(run_trace(session, row)),
         story=service.events(session, row.id, story_start, MAX_EVENTS),
         logs=newest_output(service.logs(session, row.id, logs_start, MAX_LOG_PIECES, ["stdout", "stderr"])),
         as_of=now,

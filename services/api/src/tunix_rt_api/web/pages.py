@@ -17,8 +17,8 @@ from tunix_rt_api.web import queries
 from tunix_rt_api.web.comparison import comparable_groups
 from tunix_rt_api.web.live import live_run
 from tunix_rt_api.web.rendering import render
-from tunix_rt_common.pipeline import JobState
 from tunix_rt_common.specs import Target
+from tunix_rt_common.states import JobState
 
 VERSIONS_SHOWN = 100
 PAGE_SIZE = 25

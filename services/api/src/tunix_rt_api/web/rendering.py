@@ -44,6 +44,7 @@ def _templates() -> Environment:
         percent=formats.percent,
         points=formats.points,
         pretty_json=formats.pretty_json,
+        short_duration=formats.short_duration,
         short_hash=formats.short_hash,
         short_number=formats.short_number,
     )
