@@ -2,6 +2,8 @@
 
 UV_VERSION := 0.13.9
 export UV_PROJECT_ENVIRONMENT := .venv
+# Every service and job is a process of its own: without kept bytecode each of them compiles its imports anew.
+unexport PYTHONDONTWRITEBYTECODE
 UV := $(shell command -v uv 2>/dev/null || echo .tools/bin/uv)
 RUN := $(UV) run --frozen
 PACKAGES := common:tunix-rt-common modeling:tunix-rt-modeling client:tunix-rt api:tunix-rt-api \
@@ -11,7 +13,7 @@ ALONE := env -u UV_PROJECT_ENVIRONMENT $(UV) run --frozen --isolated --exact --n
 PYTEST := coverage run -m pytest -q -m "not long"
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart up lint format test test-alone test-together test-long bench
+.PHONY: help quickstart up env lint format servers test test-alone test-together test-long faults bench
 
 help: ## Show what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +34,9 @@ quickstart: .venv/synced ## Traces to a better model with proof, in a few minute
 up: .venv/synced ## Serve API, pages and workers on this machine
 	$(RUN) tunix-rt up
 
+env: ## Random secrets for docker compose, in .env
+	python3 deploy/compose/make_env.py
+
 lint: .venv/synced ## Style, types, and who may import whom
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
@@ -42,7 +47,10 @@ format: .venv/synced ## Put the code into the house's form
 	$(RUN) ruff check --fix .
 	$(RUN) ruff format .
 
-test: .venv/synced ## All tests but the long ones, with the coverage gate
+servers: .venv/synced ## Postgres, Redis, MinIO and a second S3 server for the tests, installed where they are missing
+	$(RUN) python -m tests.servers.binaries
+
+test: servers ## All tests but the long ones, with the coverage gate
 	$(RUN) coverage erase
 	$(MAKE) test-alone test-together
 	$(RUN) coverage combine --quiet
@@ -52,14 +60,18 @@ test: .venv/synced ## All tests but the long ones, with the coverage gate
 test-alone: .venv/synced ## Each package's unit tests with that package synced alone
 	@set -e; for pair in $(PACKAGES); do \
 	  echo "== $${pair#*:} alone"; \
-	  $(ALONE) --package "$${pair#*:}" $(PYTEST) "tests/unit/$${pair%%:*}"; \
+	  extra=$$([ "$${pair%%:*}" = common ] && echo "--extra server" || true); \
+	  $(ALONE) --package "$${pair#*:}" $$extra $(PYTEST) "tests/unit/$${pair%%:*}"; \
 	done
 
-test-together: .venv/synced ## Tests that need more than one package
-	$(RUN) $(PYTEST) --ignore tests/unit
+test-together: servers ## Tests that need more than one package
+	$(RUN) $(PYTEST) --ignore tests/unit --ignore tests/faults/suite
 
-test-long: .venv/synced ## The forms that take minutes: quickstart twice, five kills, real data
-	$(RUN) pytest -m long
+faults: servers ## Kill, stop, cut and fill real services, and audit what is left; FULL=1 for the long form
+	$(RUN) pytest tests/faults/suite -q $(if $(FULL),,-m "not long")
+
+test-long: servers ## The forms that take minutes: quickstart twice, five kills, real data
+	$(RUN) pytest -m long --ignore tests/faults/suite
 
 bench: .venv/synced ## Measure, and write what was measured to benchmarks/results.json
 	$(RUN) python benchmarks/quickstart_speed.py

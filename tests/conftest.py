@@ -1,106 +1,31 @@
 """What every suite may stand on: a migrated database in a file, and a job machine over it."""
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, TypeVar
-from uuid import UUID
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from sqlalchemy import select
-from sqlalchemy.orm import Session
 
-from tunix_rt_common import pipeline
-from tunix_rt_common.db.models import Base, DatasetRecord, EventRecord, JobRecord, OutboxRecord, RunRecord
-from tunix_rt_common.db.session import open_database
-from tunix_rt_common.ids import new_id
-from tunix_rt_common.messages import JobKind
-from tunix_rt_common.pipeline import Claim, Ending, JobState, NewJob
-from tunix_rt_common.settings import Settings
-
-Row = TypeVar("Row", bound=Base)
+if TYPE_CHECKING:
+    from tests.machine import Machine
+    from tests.servers.provide import Provided
 
 
-class Machine:
-    """The job machine on a SQLite file, one transaction per call, so that a test reads like its story."""
-
-    def __init__(self, home: Path, **settings: Any) -> None:
-        self.settings = Settings(home=home, **{"retry_delay_s": 0} | settings)
-        self.database = open_database(self.settings.resolved_database_url)
-
-    def writing(self) -> AbstractContextManager[Session]:
-        return self.database.transaction()
-
-    def reading(self) -> AbstractContextManager[Session]:
-        return self.database.reading()
-
-    def add_run(self) -> UUID:
-        """A run as the API writes it, without its first job."""
-        with self.writing() as session:
-            dataset = DatasetRecord(id=new_id(), name=f"d-{new_id()}", version=1, spec={})
-            run = RunRecord(id=new_id(), spec={}, pins={}, dataset_id=dataset.id, state="queued", stage="train")
-            session.add(dataset)
-            session.flush()
-            session.add(run)
-        return run.id
-
-    def submit(self, kind: JobKind = "build_dataset", **fields: Any) -> UUID:
-        with self.writing() as session:
-            return pipeline.submit(session, NewJob(kind, **fields)).id
-
-    def submit_run(self, **fields: Any) -> UUID:
-        """A run's training job."""
-        return self.submit("train", run_id=self.add_run(), **fields)
-
-    def try_claim(self, job_id: UUID, *, lease_s: float = 60.0, worker: str = "worker") -> Claim | None:
-        with self.writing() as session:
-            return pipeline.claim(session, job_id, worker, lease_s)
-
-    def claim(self, job_id: UUID, *, lease_s: float = 60.0) -> Claim:
-        claim = self.try_claim(job_id, lease_s=lease_s)
-        assert claim, "the job was not there to be claimed"
-        return claim
-
-    def heartbeat(self, claim: Claim, step: int | None = None, *, lease_s: float = 60.0) -> bool:
-        with self.writing() as session:
-            return pipeline.heartbeat(session, claim, step=step, lease_s=lease_s)
-
-    def end(self, claim: Claim, ending: Ending, next_jobs: Sequence[NewJob] = ()) -> None:
-        with self.writing() as session:
-            pipeline.advance(session, claim, ending, next_jobs)
-
-    def cancel(self, job_id: UUID) -> JobState:
-        with self.writing() as session:
-            return pipeline.request_cancel(session, job_id)
-
-    def job(self, job_id: UUID) -> JobRecord:
-        with self.reading() as session:
-            return session.get_one(JobRecord, job_id)
-
-    def run_of(self, job_id: UUID) -> RunRecord:
-        with self.reading() as session:
-            return session.get_one(RunRecord, session.get_one(JobRecord, job_id).run_id)
-
-    def all(self, kind: type[Row]) -> list[Row]:
-        """Every row of a table, in the order of its key."""
-        with self.reading() as session:
-            return list(session.scalars(select(kind).order_by(*kind.__table__.primary_key)))
-
-    def events(self, job_id: UUID) -> list[EventRecord]:
-        return [event for event in self.all(EventRecord) if event.job_id == job_id]
-
-    def states(self, job_id: UUID) -> list[str]:
-        """The states that the job has been in, by its story."""
-        return [event.to_state for event in self.events(job_id) if event.to_state]
-
-    def doorbells(self, job_id: UUID) -> list[OutboxRecord]:
-        return [row for row in self.all(OutboxRecord) if row.job_id == job_id]
+@pytest.fixture(scope="session", autouse=True)
+def one_compilation_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """All that is compiled in a session is kept for its later processes, which have homes of their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("compiled")))
+        yield
 
 
 @pytest.fixture(scope="session")
 def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A migrated, empty database; tests get copies, which is faster than migrating."""
+    from tunix_rt_common.db.session import open_database
+
     file = tmp_path_factory.mktemp("migrated") / "tunix-rt.db"
     database = open_database(f"sqlite:///{file}")
     database.migrate()
@@ -109,10 +34,11 @@ def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def open_machine(migrated_file: Path) -> Callable[..., Machine]:
+def open_machine(migrated_file: Path) -> Callable[..., "Machine"]:
     """Opens a machine with a fresh database in a folder; the caller closes its database."""
+    from tests.machine import Machine
 
-    def open_in(home: Path, **settings: Any) -> Machine:
+    def open_in(home: Path, **settings: Any) -> "Machine":
         home.mkdir(parents=True, exist_ok=True)
         shutil.copy(migrated_file, home)
         return Machine(home, **settings)
@@ -120,8 +46,113 @@ def open_machine(migrated_file: Path) -> Callable[..., Machine]:
     return open_in
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def open_machine_on(
+    request: pytest.FixtureRequest, open_machine: Callable[..., "Machine"]
+) -> Iterator[Callable[..., "Machine"]]:
+    """As `open_machine`, on each dialect in turn."""
+    with ExitStack() as databases:
+
+        def open_on_postgres(home: Path, **settings: Any) -> "Machine":
+            from tests.servers.fresh import fresh_database
+
+            server, template = (request.getfixturevalue(name) for name in ("postgres_server", "postgres_template"))
+            url = databases.enter_context(fresh_database(server.url, template))
+            return open_machine(home, database_url=url, **settings)
+
+        yield open_machine if request.param == "sqlite" else open_on_postgres
+
+
 @pytest.fixture
-def machine(tmp_path: Path, open_machine: Callable[..., Machine]) -> Iterator[Machine]:
+def machine_on(tmp_path: Path, open_machine_on: Callable[..., "Machine"]) -> Iterator["Machine"]:
+    """A job machine on each dialect in turn."""
+    opened = open_machine_on(tmp_path / "home")
+    yield opened
+    opened.database.close()
+
+
+@pytest.fixture
+def machine(tmp_path: Path, open_machine: Callable[..., "Machine"]) -> Iterator["Machine"]:
     opened = open_machine(tmp_path / "home")
     yield opened
     opened.database.close()
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator["Provided"]:
+    """A Postgres for the whole session. Who wants to hurt one starts his own from `tests.servers.processes`."""
+    from tests.servers.provide import provide
+
+    with provide("postgres") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator["Provided"]:
+    """A Redis for the whole session."""
+    from tests.servers.provide import provide
+
+    with provide("redis") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def s3_credentials() -> Iterator[None]:
+    """AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment, for us and for child processes."""
+    from tests.servers.provide import s3_credentials
+
+    with s3_credentials():
+        yield
+
+
+@pytest.fixture(scope="session")
+def minio_server(s3_credentials: None) -> Iterator["Provided"]:
+    """A MinIO with a bucket for the whole session."""
+    from tests.servers.provide import provide
+
+    with provide("minio") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def second_s3_server(s3_credentials: None) -> Iterator["Provided"]:
+    """Another S3 server: what holds for both is S3, and not MinIO."""
+    from tests.servers.provide import provide
+
+    with provide("versitygw") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres_template(postgres_server: "Provided") -> Iterator[str]:
+    """The name of a migrated, empty database on the session's Postgres."""
+    from tests.servers.fresh import migrated_template
+
+    with migrated_template(postgres_server.url) as name:
+        yield name
+
+
+@pytest.fixture
+def postgres_url(postgres_server: "Provided", postgres_template: str) -> Iterator[str]:
+    """A migrated, empty database of the test's own."""
+    from tests.servers.fresh import fresh_database
+
+    with fresh_database(postgres_server.url, postgres_template) as url:
+        yield url
+
+
+@pytest.fixture
+def redis_url(redis_server: "Provided") -> str:
+    """An empty Redis."""
+    from tests.servers.fresh import flush
+
+    flush(redis_server.url)
+    return redis_server.url
+
+
+@pytest.fixture(params=["minio_server", "second_s3_server"])
+def s3_url(request: pytest.FixtureRequest) -> str:
+    """An unused prefix, on each S3 server in turn."""
+    from tests.servers.fresh import fresh_prefix
+
+    return fresh_prefix(request.getfixturevalue(request.param).url)

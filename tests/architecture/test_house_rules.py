@@ -144,12 +144,21 @@ def normalized(requirement):
     return re.match(r"[A-Za-z0-9._-]+", requirement).group().lower().replace("_", "-").replace(".", "-")
 
 
-def declared(package):
-    """What a package asks for, by itself and through packages of ours; by distribution."""
+def extras(requirement):
+    """The extras that a requirement names: `tunix-rt-common[server]` asks for `server`."""
+    named = re.match(r"[A-Za-z0-9._-]+\[([^]]*)\]", requirement)
+    return {extra.strip() for extra in named.group(1).split(",")} if named else set()
+
+
+def declared(package, with_extras=None):
+    """What a package asks for, by itself, by the named extras (all of its own unless given) and through ours."""
     project = tomllib.loads((package / "pyproject.toml").read_text())["project"]
-    asked = {normalized(one) for one in project["dependencies"]}
-    ours = [one for one in PACKAGES if distribution_of(one) in asked]
-    return asked.union(*map(declared, ours))
+    optional = project.get("optional-dependencies", {})
+    chosen = optional.keys() if with_extras is None else with_extras
+    asked = [*project["dependencies"], *chain.from_iterable(optional[extra] for extra in chosen)]
+    ours = {distribution_of(one): one for one in PACKAGES}
+    through = [declared(ours[normalized(one)], extras(one)) for one in asked if normalized(one) in ours]
+    return {normalized(one) for one in asked}.union(*through)
 
 
 def distribution_of(package):

@@ -3,6 +3,7 @@
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
@@ -10,22 +11,38 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import func, inspect, select, text
 from sqlalchemy.exc import IntegrityError, StatementError
+from tests.servers.fresh import fresh_database
 
 from tunix_rt_common.db.models import AliasMoveRecord, Base, EventRecord, JobRecord, TraceRow
 from tunix_rt_common.db.session import database_now, open_database
-from tunix_rt_common.errors import Unavailable
+from tunix_rt_common.errors import Conflict, Unavailable
 from tunix_rt_common.ids import new_id
+from tunix_rt_common.pipeline import Ending
+from tunix_rt_common.states import JobState
 
-DIALECTS = {"sqlite": lambda folder: f"sqlite:///{folder}/new/folder/tunix-rt.db"}
+
+@contextmanager
+def sqlite_url(request, folder):
+    yield f"sqlite:///{folder}/new/folder/tunix-rt.db"
+
+
+@contextmanager
+def postgresql_url(request, folder):
+    with fresh_database(request.getfixturevalue("postgres_server").url) as url:
+        yield url
+
+
+DIALECTS = {"sqlite": sqlite_url, "postgresql": postgresql_url}
 
 
 @pytest.fixture(params=DIALECTS)
 def empty(request, tmp_path):
     """A database without tables."""
-    database = open_database(DIALECTS[request.param](tmp_path))
-    yield database
-    database.migrate("base")
-    database.close()
+    with DIALECTS[request.param](request, tmp_path) as url:
+        database = open_database(url)
+        yield database
+        database.migrate("base")
+        database.close()
 
 
 @pytest.fixture
@@ -60,6 +77,36 @@ def test_migrations_can_be_taken_back_and_made_again(database):
     assert tables(database) == set()
     database.migrate()
     assert tables(database) == set(Base.metadata.tables)
+
+
+def test_every_migration_can_be_taken_back_by_itself_with_rows_in_the_tables(machine_on):
+    """Each step down and up again: what was there before a migration is there after it was undone and redone."""
+    database = machine_on.database
+    job_id = machine_on.submit_run()
+    machine_on.end(machine_on.claim(job_id), Ending(JobState.SUCCEEDED, "done"))
+    database.migrate("0001")
+    assert "spans" not in tables(database)
+    database.migrate()
+    assert machine_on.job(job_id).state == "succeeded"
+    assert machine_on.states(job_id) == ["queued", "running", "succeeded"]
+
+
+def test_program_that_is_older_than_the_schema_says_so(database):
+    with database.engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    try:
+        with pytest.raises(Unavailable, match="9999"):
+            database.check_migrated()
+        with pytest.raises(Conflict, match="newer"):
+            database.migrate()
+    finally:
+        with database.engine.begin() as connection:
+            connection.execute(text("UPDATE alembic_version SET version_num = '0002'"))
+
+
+def test_database_that_nobody_migrated_is_refused_with_the_command(empty):
+    with pytest.raises(Unavailable, match="python -m tunix_rt_common migrate"):
+        empty.check_migrated()
 
 
 def test_migrating_again_keeps_the_rows(database):
@@ -97,7 +144,7 @@ def test_transaction_keeps_all_or_nothing(database):
 
 
 def test_reading_keeps_nothing(database):
-    with database.reading() as session:
+    with suppress(Unavailable), database.reading() as session:
         session.add(trace_row())
         session.flush()
     assert count(database) == 0
@@ -193,8 +240,8 @@ def test_broken_rules_are_refused(database):
     twin = trace_row(content_sha256="c" * 64)
     with database.transaction() as session:
         session.add(trace_row(content_sha256="c" * 64))
-    for row in (lonely, unclaimed, twin):
-        with pytest.raises(IntegrityError), database.transaction() as session:
+    for row, error in ((lonely, IntegrityError), (unclaimed, IntegrityError), (twin, Conflict)):
+        with pytest.raises(error), database.transaction() as session:
             session.add(row)
     assert count(database, JobRecord) == 0
 

@@ -10,8 +10,9 @@ from tunix_rt_common import pipeline
 from tunix_rt_common.db.models import JobRecord, LogRecord
 from tunix_rt_common.db.session import open_database
 from tunix_rt_common.logarchive import archive_logs
-from tunix_rt_common.pipeline import Claim, Ending, JobState
+from tunix_rt_common.pipeline import Claim, Ending
 from tunix_rt_common.settings import Settings
+from tunix_rt_common.states import JobState
 from tunix_rt_common.storage import open_store
 
 BUILD, RUN, RUNS = "/api/datasets/build", "/api/tunix/run", "/api/tunix/runs"

@@ -6,14 +6,15 @@ import subprocess
 import sys
 import threading
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from tunix_rt_common import pipeline
-from tunix_rt_common.db.models import JobRecord, LogRecord, MetricRecord
-from tunix_rt_common.messages import TrainJob
-from tunix_rt_common.pipeline import Ending, JobState, NewJob
+from tunix_rt_common.db.models import JobRecord, LogRecord, MetricRecord, utc_now
+from tunix_rt_common.pipeline import Ending, NewJob
+from tunix_rt_common.states import JobState
 from tunix_rt_common.storage.local import LocalStore
 from tunix_rt_common.supervisor import ChildJob, Supervisor
 from tunix_rt_common.world import World
@@ -43,7 +44,7 @@ class Worker:
         settings = self.machine.settings.model_copy(update=settings)
         world = World(settings, self.machine.database, self.store)
         jobs = {"train": ChildJob("faulty", evaluate_next)}
-        Supervisor(world, jobs, self.stopping, lambda: None).handle(TrainJob(job_id=job_id))
+        Supervisor(world, jobs, self.stopping, lambda: None).work_once()
         return self.machine.job(job_id)
 
     def handle_while(self, job_id, meanwhile, **settings):
@@ -61,9 +62,9 @@ class Worker:
 
 
 @pytest.fixture
-def worker(open_machine, tmp_path, monkeypatch):
+def worker(open_machine_on, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(CHILDREN), prepend=os.pathsep)
-    machine = open_machine(tmp_path / "home", heartbeat_s=0.1, stop_grace_s=0.5, max_stalled_attempts=2)
+    machine = open_machine_on(tmp_path / "home", heartbeat_s=0.1, stop_grace_s=0.5, max_stalled_attempts=2)
     yield Worker(machine, tmp_path)
     machine.database.close()
 
@@ -175,6 +176,36 @@ def test_cancelled_child_ends_in_cancelled_whatever_it_does(worker, way):
     assert (job.state, job.result) == ("cancelled", None)
     assert worker.machine.run_of(job_id).state == "cancelled"
     assert not is_alive(child)
+
+
+@pytest.mark.parametrize("way", ["leave_when_told", "ignore_sigterm"])
+def test_paused_child_keeps_what_it_has_and_goes_on_when_resumed(worker, way):
+    job_id = worker.submit(way)
+    job, child = worker.handle_while(job_id, lambda: worker.machine.pause(job_id))
+    assert (job.state, job.counted_attempts, worker.machine.run_of(job_id).state) == ("paused", 0, "paused")
+    assert not is_alive(child)
+    worker.machine.resume(job_id)
+    assert worker.machine.job(job_id).state == "queued"
+
+
+def test_child_that_finishes_while_it_is_paused_has_succeeded_and_the_next_stage_waits(worker):
+    job_id = worker.submit("finish_when_told")
+    job, _ = worker.handle_while(job_id, lambda: worker.machine.pause(job_id), stop_grace_s=PATIENCE_S)
+    evaluate = worker.machine.all(JobRecord)[-1]
+    assert (job.state, evaluate.kind, evaluate.state) == ("succeeded", "evaluate", "paused")
+
+
+def test_child_whose_run_passes_its_deadline_fails_and_says_so(worker):
+    job_id = worker.submit("leave_when_told", deadline_at=utc_now() + timedelta(seconds=1.5))
+    job = worker.handle(job_id)
+    assert (job.state, job.failure_class) == ("failed", "deadline")
+
+
+def test_child_out_of_memory_twice_at_one_step_is_the_jobs_own_fault(worker):
+    job_id = worker.submit("run_out_of_memory")
+    assert worker.handle(job_id).state == "retry_wait"
+    job = worker.handle(job_id)
+    assert (job.state, job.failure_class, job.attempt) == ("failed", "out_of_memory", 2)
 
 
 def test_child_whose_job_was_given_to_another_is_killed_and_writes_nothing(worker):

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from tunix_rt_common.db.models import AttemptRecord, JobRecord
 from tunix_rt_common.errors import OwnershipLost
-from tunix_rt_common.pipeline import Ending, JobState, NewJob
+from tunix_rt_common.pipeline import Ending, NewJob
+from tunix_rt_common.states import JobState
 
 CLAIMER = Path(__file__).parent / "children" / "claimer.py"
 DONE = Ending(JobState.SUCCEEDED, "done")
@@ -29,17 +30,17 @@ def at_once(*actions):
     return outcomes
 
 
-def test_of_many_threads_exactly_one_claims_each_job(machine):
+def test_of_many_threads_exactly_one_claims_each_job(machine_on):
     for _ in range(10):
-        job_id = machine.submit()
-        claims = at_once(*[lambda job_id=job_id: machine.try_claim(job_id)] * 6)
+        job_id = machine_on.submit()
+        claims = at_once(*[lambda job_id=job_id: machine_on.try_claim(job_id)] * 6)
         assert sum(claim is not None for claim in claims) == 1
-    assert len(machine.all(AttemptRecord)) == 10
+    assert len(machine_on.all(AttemptRecord)) == 10
 
 
-def test_of_many_processes_exactly_one_claims_each_job(machine):
-    jobs = {str(machine.submit()) for _ in range(15)}
-    command = [sys.executable, CLAIMER, machine.settings.resolved_database_url, *jobs]
+def test_of_many_processes_exactly_one_claims_each_job(machine_on):
+    jobs = {str(machine_on.submit()) for _ in range(15)}
+    command = [sys.executable, CLAIMER, machine_on.settings.resolved_database_url, *jobs]
     processes = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(3)]
     for process in processes:
         assert process.stdout.readline() == "ready\n"
@@ -48,48 +49,48 @@ def test_of_many_processes_exactly_one_claims_each_job(machine):
     got = [line for process in processes for line in process.stdout.read().split()]
     assert [process.wait() for process in processes] == [0, 0, 0]
     assert sorted(got) == sorted(jobs)
-    assert {job.attempt for job in machine.all(JobRecord)} == {1}
+    assert {job.attempt for job in machine_on.all(JobRecord)} == {1}
 
 
-def test_cancel_racing_the_finish_leaves_one_ending_and_a_next_stage_only_after_success(machine):
+def test_cancel_racing_the_finish_leaves_one_ending_and_a_next_stage_only_after_success(machine_on):
     endings = set()
     for _ in range(15):
-        claim = machine.claim(machine.submit_run())
+        claim = machine_on.claim(machine_on.submit_run())
         evaluate = NewJob("evaluate", run_id=claim.run_id)
         at_once(
-            lambda claim=claim: machine.cancel(claim.job_id),
-            lambda claim=claim, evaluate=evaluate: machine.end(claim, DONE, [evaluate]),
+            lambda claim=claim: machine_on.cancel(claim.job_id),
+            lambda claim=claim, evaluate=evaluate: machine_on.end(claim, DONE, [evaluate]),
         )
-        state = machine.job(claim.job_id).state
-        following = [job for job in machine.all(JobRecord) if job.run_id == claim.run_id and job.kind == "evaluate"]
+        state = machine_on.job(claim.job_id).state
+        following = [job for job in machine_on.all(JobRecord) if job.run_id == claim.run_id and job.kind == "evaluate"]
         assert (state, len(following)) in {("succeeded", 1), ("cancelled", 0)}
-        assert machine.states(claim.job_id) == ["queued", "running", state]
+        assert machine_on.states(claim.job_id) == ["queued", "running", state]
         endings.add(state)
     assert endings <= {"succeeded", "cancelled"}
 
 
-def test_cancel_racing_the_claim_stops_the_job_before_or_after_it_starts(machine):
+def test_cancel_racing_the_claim_stops_the_job_before_or_after_it_starts(machine_on):
     for _ in range(15):
-        job_id = machine.submit_run()
+        job_id = machine_on.submit_run()
         claim, _ = at_once(
-            lambda job_id=job_id: machine.try_claim(job_id), lambda job_id=job_id: machine.cancel(job_id)
+            lambda job_id=job_id: machine_on.try_claim(job_id), lambda job_id=job_id: machine_on.cancel(job_id)
         )
         if claim is None:
-            assert machine.states(job_id) == ["queued", "cancelled"]
+            assert machine_on.states(job_id) == ["queued", "cancelled"]
         else:
-            assert machine.heartbeat(claim) is True
+            assert machine_on.heartbeat(claim) == "cancel"
 
 
-def test_two_finishes_of_one_claim_end_it_once(machine):
-    claim = machine.claim(machine.submit_run())
+def test_two_finishes_of_one_claim_end_it_once(machine_on):
+    claim = machine_on.claim(machine_on.submit_run())
 
     def finish():
         try:
-            machine.end(claim, DONE, [NewJob("evaluate", run_id=claim.run_id)])
+            machine_on.end(claim, DONE, [NewJob("evaluate", run_id=claim.run_id)])
         except OwnershipLost:
             return "lost"
         return "done"
 
     assert sorted(at_once(*[finish] * 4)) == ["done", "lost", "lost", "lost"]
-    assert [job.kind for job in machine.all(JobRecord)] == ["train", "evaluate"]
-    assert machine.states(claim.job_id).count("succeeded") == 1
+    assert [job.kind for job in machine_on.all(JobRecord)] == ["train", "evaluate"]
+    assert machine_on.states(claim.job_id).count("succeeded") == 1

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+from tests.e2e.bars.cluster import Cluster
 from tests.e2e.bars.server import Up, build_sums, small_run
 from tests.e2e.bars.test_survival import wait_for_end
 
@@ -14,8 +15,8 @@ from tunix_rt_modeling.transformer import logits
 
 
 @pytest.mark.timeout(280)
-def test_a_run_ends_registered_promoted_and_pullable(up: Up, tmp_path: Path):
-    with up.client() as client:
+def test_a_run_ends_registered_promoted_and_pullable(world: Up | Cluster, tmp_path: Path):
+    with world.client() as client:
         build_sums(client)
         run = wait_for_end(client, client.runs.create(small_run(30)).run_id)
         assert (run.state, run.decision, run.model_version) == ("succeeded", "GO", 1)
@@ -42,8 +43,8 @@ def test_a_run_ends_registered_promoted_and_pullable(up: Up, tmp_path: Path):
 
 
 @pytest.mark.timeout(280)
-def test_the_same_spec_ends_with_the_same_weights_and_scores(up: Up):
-    with up.client() as client:
+def test_the_same_spec_ends_with_the_same_weights_and_scores(world: Up | Cluster):
+    with world.client() as client:
         build_sums(client)
         first = client.runs.create(small_run(12, model_name="one")).run_id
         second = client.runs.create(small_run(12, model_name="two")).run_id

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.e2e.bars.cluster import Cluster
 
 SETTLED_S = 900
 
@@ -39,6 +40,15 @@ def test_the_story_ends_with_a_better_champion_and_ends_alike_when_told_again(tm
         assert digests[0] == digests[1]
     scores = [[row["score"] for row in story["leaderboard"]] for story in (first, second)]
     assert scores[0] == scores[1]
+
+
+@pytest.mark.long
+@pytest.mark.timeout(SETTLED_S)
+def test_the_story_is_the_same_on_four_services(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("TUNIX_RT_API_URL", cluster.url)
+    told = tell(tmp_path / "client")
+    assert (told["told"], told["decision"]) == (True, "GO")
+    assert told["leaderboard"][0]["score"]["accuracy"] >= 0.90
 
 
 @pytest.mark.long

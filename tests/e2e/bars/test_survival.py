@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+from tests.e2e.bars.cluster import Cluster
 from tests.e2e.bars.server import Up, build_sums, child_pids, small_run, start_up
 
 from tunix_rt.client import Client
@@ -21,6 +22,14 @@ def wait_for_end(client: Client, run_id: str) -> RunDetail:
     while not (run := client.runs.get(run_id)).finished:
         assert time.monotonic() < deadline, f"still {run.state} in {run.stage} at step {run.step}"
         time.sleep(0.2)
+    return run
+
+
+def wait_for_state(client: Client, run_id: str, state: str) -> RunDetail:
+    deadline = time.monotonic() + PATIENCE_S
+    while (run := client.runs.get(run_id)).state != state:
+        assert time.monotonic() < deadline, f"still {run.state}"
+        time.sleep(0.1)
     return run
 
 
@@ -84,8 +93,8 @@ def test_a_killed_server_finishes_after_its_next_start_what_it_had_accepted(tmp_
 
 
 @pytest.mark.timeout(300)
-def test_cancel_takes_effect_within_ten_seconds_and_keeps_a_checkpoint(up: Up):
-    with up.client() as client:
+def test_cancel_takes_effect_within_ten_seconds_and_keeps_a_checkpoint(world: Up | Cluster):
+    with world.client() as client:
         build_sums(client)
         run_id = client.runs.create(small_run(5000, checkpoint_every=1000)).run_id
         wait_for_step(client, run_id, 5)
@@ -96,6 +105,22 @@ def test_cancel_takes_effect_within_ten_seconds_and_keeps_a_checkpoint(up: Up):
     assert (run.state, run.model_version) == ("cancelled", None)
     assert took_s < 10
     assert run.checkpoints[-1].step >= 5
+
+
+@pytest.mark.timeout(300)
+def test_a_paused_run_goes_on_from_its_checkpoint_when_it_is_resumed(world: Up | Cluster):
+    with world.client() as client:
+        build_sums(client)
+        run_id = client.runs.create(small_run(60, checkpoint_every=1000)).run_id
+        wait_for_step(client, run_id, 5)
+        client.runs.pause(run_id)
+        paused = wait_for_state(client, run_id, "paused")
+        assert paused.checkpoints[-1].step >= 5
+        client.runs.resume(run_id)
+        run = wait_for_end(client, run_id)
+        told = [event.message for event in client.runs.events(run_id)]
+    assert (run.state, run.jobs[0].attempt) == ("succeeded", 2)
+    assert any("continues from the checkpoint" in message for message in told)
 
 
 @pytest.mark.timeout(300)

@@ -19,12 +19,13 @@ from tunix_rt_api.main import create_app
 from tunix_rt_common import pipeline
 from tunix_rt_common.db.models import EvaluationRecord, JobRecord, LogRecord, MetricRecord, RunRecord
 from tunix_rt_common.db.session import Database, open_database
-from tunix_rt_common.pipeline import Claim, Ending, JobState, NewJob
+from tunix_rt_common.pipeline import Claim, Ending, NewJob
 from tunix_rt_common.queue import open_queue
 from tunix_rt_common.relay import Relay
 from tunix_rt_common.reports import EvalReport, FileEntry, Interval, ItemResult, Score, Verdict, digest, eval_set_sha256
 from tunix_rt_common.settings import Settings
 from tunix_rt_common.specs import GatePolicy, SamplingSpec
+from tunix_rt_common.states import JobState
 from tunix_rt_common.storage import ArtifactStore, open_store
 from tunix_rt_common.storage.bundle import FolderManifest
 from tunix_rt_common.world import World

@@ -4,7 +4,8 @@ import time
 import pytest
 
 from tunix_rt.client import Client
-from tunix_rt_common.pipeline import Ending, JobState
+from tunix_rt_common.pipeline import Ending
+from tunix_rt_common.states import JobState
 
 
 @pytest.fixture

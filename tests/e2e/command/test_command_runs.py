@@ -4,7 +4,8 @@ import signal
 import pytest
 
 from tunix_rt.client import Client
-from tunix_rt_common.pipeline import Ending, JobState
+from tunix_rt_common.pipeline import Ending
+from tunix_rt_common.states import JobState
 
 
 def test_only_given_options_are_sent_and_the_rest_is_the_servers(command, dataset):

@@ -27,10 +27,11 @@ from tunix_rt_common.db.session import open_database
 from tunix_rt_common.jobreport import JobReport, Progress
 from tunix_rt_common.leasekeeper import LeaseKeeper
 from tunix_rt_common.messages import BuildDatasetJob, RegisterJob
-from tunix_rt_common.pipeline import Claim, Ending, JobState
+from tunix_rt_common.pipeline import Claim, Ending
 from tunix_rt_common.reports import EvalReport, ItemResult, eval_set_sha256
 from tunix_rt_common.settings import Settings
 from tunix_rt_common.specs import GatePolicy, SamplingSpec
+from tunix_rt_common.states import JobState
 from tunix_rt_common.storage import open_store
 from tunix_rt_common.storage.bundle import FolderManifest, put_folder
 from tunix_rt_common.supervisor import Supervisor
@@ -116,7 +117,7 @@ class Site:
         dataset = self.post("/api/v1/datasets", {"name": name, **spec}).json()
         with self.world.database.reading() as session:
             job = build_job(session, find_dataset(session, dataset["dataset_id"]))
-        self._registry.handle(BuildDatasetJob(job_id=job.id))
+        self._registry.answer(BuildDatasetJob(job_id=job.id))
         return dict(self.get(f"/api/v1/datasets/{dataset['dataset_id']}").json())
 
     def start_run(self, dataset: str, **spec: Any) -> str:
@@ -164,7 +165,7 @@ class Site:
 
     def register(self, run_id: str) -> None:
         job = self.get(f"/api/v1/runs/{run_id}").json()["jobs"][-1]
-        self._registry.handle(RegisterJob(job_id=UUID(job["job_id"])))
+        self._registry.answer(RegisterJob(job_id=UUID(job["job_id"])))
 
     def finished_run(self, dataset: str, items: Sequence[ItemResult], **spec: Any) -> str:
         """A run that went all the way; its id."""

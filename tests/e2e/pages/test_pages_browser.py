@@ -1,7 +1,8 @@
 import re
 from typing import Any
 
-from tunix_rt_common.pipeline import Ending, JobState
+from tunix_rt_common.pipeline import Ending
+from tunix_rt_common.states import JobState
 
 HOSTILE = '<script>window.hacked = true</script><img src=x onerror="window.hacked = true">' + "unbreakable" * 30
 

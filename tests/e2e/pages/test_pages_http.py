@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from tunix_rt_common.pipeline import Ending, JobState
+from tunix_rt_common.pipeline import Ending
+from tunix_rt_common.states import JobState
 
 HOSTILE = '<script>window.hacked = true</script><img src=x onerror="window.hacked = true">'
 

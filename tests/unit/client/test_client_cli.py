@@ -11,7 +11,10 @@ from tunix_rt import cli
 from tunix_rt.exitcodes import ExitCode
 
 MANUAL = Path(__file__).parents[3] / "docs" / "cli.md"
-HEAVY = ("httpx2", "pydantic", "rich", "tunix_rt.client", "tunix_rt_common.specs", "tunix_rt.commands")
+HEAVY = (
+    *("httpx2", "opentelemetry", "prometheus_client", "pydantic", "rich"),
+    *("tunix_rt.client", "tunix_rt.commands", "tunix_rt_common.specs"),
+)
 
 
 def commands(group: click.Group, *path: str) -> Iterator[tuple[str, click.Command]]:

@@ -10,6 +10,7 @@ RUN = {
     "stage": "register",
     "dataset": "sums@1",
     "base_model": "tiny",
+    "project": "default",
     "model_name": "sums",
     "step": 4,
     "total_steps": 4,

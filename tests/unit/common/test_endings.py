@@ -11,7 +11,14 @@ SETTINGS = Settings(retry_delay_s=1.0, max_attempts=8, max_stalled_attempts=3)
 
 def job(**fields):
     """A job that has failed never."""
-    fresh = {"step": 10, "last_ended_step": 5, "stalled_attempts": 1, "counted_attempts": 0, "worker": "w:1"}
+    fresh = {
+        "step": 10,
+        "last_ended_step": 5,
+        "stalled_attempts": 1,
+        "counted_attempts": 0,
+        "attempt": 1,
+        "worker": "w:1",
+    }
     return JobRecord(**(fresh | fields))
 
 
@@ -69,6 +76,21 @@ def test_users_error_is_final_at_once():
     assert (ending.state, ending.message, ending.failure_class) == ("failed", "dataset: no rows", "user_error")
 
 
-def test_preemption_and_cancel_do_not_count():
-    assert (endings.preempted().state, endings.preempted().counted) == ("queued", False)
+def test_cancel_pause_and_preemption_do_not_count():
     assert (endings.cancelled().state, endings.cancelled().counted) == ("cancelled", False)
+    assert (endings.paused().state, endings.paused().counted) == ("paused", False)
+    preempted = endings.preempted(job(), SETTINGS)
+    assert (preempted.state, preempted.counted) == ("queued", False)
+
+
+def test_preemption_counts_once_it_never_ends():
+    ending = endings.preempted(job(attempt=SETTINGS.max_preemptions), SETTINGS)
+    assert (ending.state, ending.counted, ending.failure_class) == ("retry_wait", True, "preempted")
+
+
+def test_attempt_that_could_not_begin_for_want_of_storage_is_free_and_waits_longer_each_time():
+    waits = [
+        endings.died(job(step=0, last_ended_step=None, attempt=attempt), SETTINGS, 30, "") for attempt in (1, 2, 3, 20)
+    ]
+    assert [(ending.state, ending.counted) for ending in waits] == [("retry_wait", False)] * 4
+    assert [ending.delay_s for ending in waits] == [2, 4, 8, 60]

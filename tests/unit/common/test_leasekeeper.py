@@ -9,7 +9,8 @@ from tunix_rt_common.db.models import LogRecord, MetricRecord
 from tunix_rt_common.errors import OwnershipLost
 from tunix_rt_common.jobreport import JobReport, Progress, Story
 from tunix_rt_common.leasekeeper import LeaseKeeper
-from tunix_rt_common.pipeline import Ending, JobState
+from tunix_rt_common.pipeline import Ending
+from tunix_rt_common.states import JobState
 from tunix_rt_common.testing.memory_store import MemoryStore
 from tunix_rt_common.world import World
 

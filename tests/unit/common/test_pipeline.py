@@ -8,7 +8,8 @@ from tunix_rt_common import pipeline
 from tunix_rt_common.db.models import AttemptRecord, EventRecord, JobRecord, OutboxRecord
 from tunix_rt_common.errors import NotFound, OwnershipLost
 from tunix_rt_common.ids import new_id
-from tunix_rt_common.pipeline import CLAIMABLE, LEGAL, TERMINAL, Ending, JobState, NewJob
+from tunix_rt_common.pipeline import Ending, NewJob
+from tunix_rt_common.states import CLAIMABLE, LEGAL, TERMINAL, JobState
 
 OVER = -1.0
 DONE = Ending(JobState.SUCCEEDED, "done", result={"answer": 42})
@@ -90,7 +91,7 @@ def test_each_claim_has_a_new_id_and_a_higher_fence(machine):
 
 def test_expired_lease_is_still_owned_until_somebody_else_claims(machine):
     claim = machine.claim(machine.submit(), lease_s=OVER)
-    assert machine.heartbeat(claim, 7) is False
+    assert machine.heartbeat(claim, 7) is None
     with machine.reading() as session:
         assert pipeline.expired(session) == []
     assert machine.job(claim.job_id).step == 7
@@ -225,9 +226,9 @@ def test_cancel_ends_a_job_that_nobody_runs_at_once(machine, state):
 
 def test_cancel_of_a_running_job_is_heard_at_the_next_heartbeat(machine):
     claim = machine.claim(machine.submit_run())
-    assert machine.heartbeat(claim) is False
+    assert machine.heartbeat(claim) is None
     assert machine.cancel(claim.job_id) == "running"
-    assert machine.heartbeat(claim) is True
+    assert machine.heartbeat(claim) == "cancel"
 
 
 def test_cancelling_twice_is_told_once(machine):

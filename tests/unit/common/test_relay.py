@@ -8,8 +8,9 @@ import pytest
 from tunix_rt_common import pipeline
 from tunix_rt_common.db.models import JobRecord, OutboxRecord
 from tunix_rt_common.errors import Unavailable
-from tunix_rt_common.pipeline import Ending, JobState
+from tunix_rt_common.pipeline import Ending
 from tunix_rt_common.relay import BATCH, Relay
+from tunix_rt_common.states import JobState
 
 OVER = -1.0
 """A lease that ran out before it began: what a worker is given that will fall silent."""

@@ -9,7 +9,8 @@ from tunix_rt_common.db.models import DatasetRecord, EventRecord
 from tunix_rt_common.errors import InvalidInput, Unavailable, UnusableData
 from tunix_rt_common.ids import new_id
 from tunix_rt_common.messages import BuildDatasetJob
-from tunix_rt_common.pipeline import Ending, JobState, NewJob
+from tunix_rt_common.pipeline import Ending, NewJob
+from tunix_rt_common.states import JobState
 from tunix_rt_common.supervisor import ShortJob, Supervisor
 from tunix_rt_common.testing.memory_store import MemoryStore
 from tunix_rt_common.world import World
@@ -29,17 +30,20 @@ class Worker:
         self.world = World(machine.settings, machine.database, MemoryStore())
 
     def handle(self, job_id, work=lambda world, claim: {"rows": 3}, finish=nothing_more):
-        """Give the supervisor the job's message; the job afterwards."""
-        self.deliver(job_id, work, finish)
+        """Let the supervisor do the next job; this job afterwards."""
+        self.work_once(work, finish)
         return self.machine.job(job_id)
 
-    def deliver(self, job_id, work, finish):
+    def work_once(self, work, finish=nothing_more):
+        return self.supervisor(work, finish).work_once()
+
+    def supervisor(self, work, finish=nothing_more):
         def counted(world, claim):
             self.started += 1
             return work(world, claim)
 
         jobs = {"build_dataset": ShortJob(counted, finish)}
-        Supervisor(self.world, jobs, self.stopping, self.notify).handle(BuildDatasetJob(job_id=job_id))
+        return Supervisor(self.world, jobs, self.stopping, self.notify)
 
     def notify(self):
         self.notified += 1
@@ -70,9 +74,26 @@ def test_doubled_message_is_worked_on_once(machine, worker):
     assert (worker.started, machine.job(job_id).attempt) == (1, 1)
 
 
-def test_message_for_an_unknown_job_is_dropped(worker, machine):
-    worker.deliver(new_id(), nothing_more, nothing_more)
+def test_doorbell_that_rings_for_nothing_is_dropped(worker):
+    assert worker.work_once(nothing_more) is False
     assert worker.started == 0
+
+
+def test_one_doorbell_is_answered_until_nothing_is_due(machine, worker):
+    jobs = [machine.submit() for _ in range(3)]
+    worker.supervisor(lambda world, claim: {}).answer(BuildDatasetJob(job_id=jobs[1]))
+    assert [machine.job(job_id).state for job_id in jobs] == ["succeeded"] * 3
+
+
+def test_worker_told_to_stop_between_two_jobs_leaves_the_second(machine, worker):
+    jobs = [machine.submit() for _ in range(2)]
+
+    def work_and_be_told(world, claim):
+        worker.stopping.set()
+        return {}
+
+    worker.supervisor(work_and_be_told).answer(BuildDatasetJob(job_id=jobs[0]))
+    assert [machine.job(job_id).state for job_id in jobs] == ["succeeded", "queued"]
 
 
 def test_what_finish_writes_and_the_next_job_appear_with_the_success(machine, worker):
@@ -106,16 +127,16 @@ def test_users_error_while_publishing_fails_and_keeps_nothing_of_it(machine, wor
 
 def test_store_that_is_away_is_retried(machine, worker):
     job = worker.handle(machine.submit(), raising(Unavailable("the disk is full")))
-    assert (job.state, job.failure_class, job.counted_attempts) == ("retry_wait", "storage", 1)
+    assert (job.state, job.failure_class, job.counted_attempts) == ("retry_wait", "storage", 0)
     assert "the disk is full" in machine.events(job.id)[-1].message
     assert worker.handle(job.id).state == "succeeded"
 
 
-def test_job_that_always_meets_the_same_outage_ends_in_quarantine(machine, worker):
-    job_id = machine.submit()
-    for _ in range(machine.settings.max_stalled_attempts):
-        worker.handle(job_id, raising(Unavailable("the disk is full")))
-    assert machine.job(job_id).state == "quarantined"
+def test_job_that_always_meets_the_same_outage_ends_in_quarantine(open_machine, tmp_path):
+    worker = Worker(open_machine(tmp_path / "patient", max_preemptions=2, max_stalled_attempts=2))
+    job_id = worker.machine.submit()
+    states = [worker.handle(job_id, raising(Unavailable("the disk is full"))).state for _ in range(3)]
+    assert states == ["retry_wait"] * 2 + ["quarantined"]
 
 
 def test_unforeseen_error_leaves_the_job_to_the_sweeper_and_the_worker_alive(machine, worker):

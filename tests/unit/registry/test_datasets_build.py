@@ -7,7 +7,6 @@ import pytest
 from tunix_rt_common.datasets import DatasetManifest, read_rows
 from tunix_rt_common.db.models import DatasetRecord, TraceRow
 from tunix_rt_common.ids import new_id
-from tunix_rt_common.messages import BuildDatasetJob
 from tunix_rt_common.specs import DatasetSpec
 from tunix_rt_common.supervisor import Supervisor
 from tunix_rt_common.testing.memory_store import MemoryStore
@@ -45,7 +44,7 @@ class Builder:
         with self.machine.writing() as session:
             session.add(dataset)
         job_id = self.machine.submit(dataset_id=dataset.id)
-        Supervisor(self.world, dict(JOBS), threading.Event(), lambda: None).handle(BuildDatasetJob(job_id=job_id))
+        Supervisor(self.world, dict(JOBS), threading.Event(), lambda: None).work_once()
         with self.machine.reading() as session:
             return session.get_one(DatasetRecord, dataset.id), self.machine.job(job_id)
 
@@ -117,7 +116,7 @@ def test_empty_selection_is_the_users_error_and_is_not_retried(builder):
     assert (job.state, job.failure_class, job.attempt) == ("failed", "user_error", 1)
     assert "no trace passes the filters" in job.failure
     assert dataset.manifest_sha256 is None
-    assert builder.store.blobs == {}
+    assert list(builder.store.blobs()) == []
 
 
 def test_build_leaves_no_scratch_files(builder):

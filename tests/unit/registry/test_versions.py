@@ -6,10 +6,10 @@ import pytest
 
 from tunix_rt_common.db.models import AliasRecord, EvaluationRecord, ModelVersionRecord, RunRecord
 from tunix_rt_common.ids import new_id
-from tunix_rt_common.messages import RegisterJob
-from tunix_rt_common.pipeline import Ending, JobState
+from tunix_rt_common.pipeline import Ending
 from tunix_rt_common.promotion import current_alias
 from tunix_rt_common.specs import RunSpec
+from tunix_rt_common.states import JobState
 from tunix_rt_common.supervisor import Supervisor
 from tunix_rt_common.testing.memory_store import MemoryStore
 from tunix_rt_common.world import World
@@ -45,7 +45,7 @@ class Registry:
 
     def handle(self, job_id):
         """Let the worker do it; the run's version and the last words about it."""
-        Supervisor(self.world, dict(JOBS), threading.Event(), lambda: None).handle(RegisterJob(job_id=job_id))
+        Supervisor(self.world, dict(JOBS), threading.Event(), lambda: None).work_once()
         run_id = self.machine.job(job_id).run_id
         versions = [row for row in self.machine.all(ModelVersionRecord) if row.run_id == run_id]
         words = [event.message for event in self.machine.events(job_id) if event.kind == "registered"]
@@ -117,7 +117,9 @@ def test_promotion_that_was_not_asked_for_does_not_happen(registry):
 def test_run_that_was_pinned_before_the_champion_changed_does_not_take_its_place(registry):
     first, _ = registry.handle(registry.submit())
     slow = registry.submit(baseline=first)
+    registry.machine.pause(slow)
     registry.handle(registry.submit(baseline=first))
+    registry.machine.resume(slow)
     version, words = registry.handle(slow)
     assert (version.version, registry.champion) == (3, 2)
     assert "points to version 2" in words
