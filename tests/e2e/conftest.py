@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,30 @@ def standing_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One API for all tests of a file that leave nothing behind, or do not care."""
     with serving_api(tmp_path_factory.mktemp("standing") / "home") as server:
         yield server
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def standing_api_on(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """As `standing_api`, on each database in turn."""
+    with ExitStack() as databases:
+        url = None if request.param == "sqlite" else databases.enter_context(database_on_postgres(request))
+        home = tmp_path_factory.mktemp("standing") / "home"
+        yield databases.enter_context(serving_api(home, database_url=url))
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def idle_api_on(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
+    """As `idle_api`, on each database in turn; three runs of a project may wait."""
+    with ExitStack() as databases:
+        url = None if request.param == "sqlite" else databases.enter_context(database_on_postgres(request))
+        yield databases.enter_context(serving_api(tmp_path / "home", database_url=url, max_waiting_runs=3))
+
+
+def database_on_postgres(request: pytest.FixtureRequest) -> AbstractContextManager[str]:
+    from tests.servers.fresh import fresh_database
+
+    server, template = (request.getfixturevalue(name) for name in ("postgres_server", "postgres_template"))
+    return fresh_database(server.url, template)
 
 
 @pytest.fixture(scope="module")

@@ -129,13 +129,13 @@ def almost(draw, valid):
 
 
 @pytest.fixture(scope="module")
-def sums(standing_api):
+def sums(standing_api_on):
     steps = [{"i": 0, "type": "sum", "content": "one more"}]
     meta = {"category": "sums"}
     traces = [{"prompt": f"{n}+1=", "steps": steps, "final_answer": str(n + 1), "meta": meta} for n in range(10)]
-    standing_api.import_traces(*traces)
-    standing_api.build("sums", test_fraction=0.2)
-    return standing_api
+    standing_api_on.import_traces(*traces)
+    standing_api_on.build("sums", test_fraction=0.2)
+    return standing_api_on
 
 
 def is_an_answer(answer) -> bool:

@@ -46,30 +46,30 @@ TRACE = {"prompt": "1+1=", "steps": [{"i": 0, "type": "sum", "content": "1+1=2"}
 
 @pytest.mark.parametrize("path", BY_ID)
 @pytest.mark.parametrize("name", NO_IDS, ids=lambda name: name[:40])
-def test_id_of_nothing_is_not_found(standing_api, path, name):
-    standing_api.get(path.format(name)).problem(404)
+def test_id_of_nothing_is_not_found(standing_api_on, path, name):
+    standing_api_on.get(path.format(name)).problem(404)
 
 
 @pytest.mark.parametrize("name", NO_IDS, ids=lambda name: name[:40])
-def test_cancel_of_nothing_is_not_found(standing_api, name):
-    standing_api.post(f"/api/v1/runs/{name}/cancel").problem(404)
+def test_cancel_of_nothing_is_not_found(standing_api_on, name):
+    standing_api_on.post(f"/api/v1/runs/{name}/cancel").problem(404)
 
 
-def test_id_is_read_in_either_case(standing_api):
-    trace_id = standing_api.post("/api/v1/traces", TRACE).json["trace_id"]
-    assert standing_api.get(f"/api/v1/traces/{trace_id.upper()}").json["trace_id"] == trace_id
+def test_id_is_read_in_either_case(standing_api_on):
+    trace_id = standing_api_on.post("/api/v1/traces", TRACE).json["trace_id"]
+    assert standing_api_on.get(f"/api/v1/traces/{trace_id.upper()}").json["trace_id"] == trace_id
 
 
 @pytest.mark.parametrize("path", [*(f"/api/v1/{noun}" for noun in LISTS), "/api/v1/leaderboard", "/api/tunix/runs"])
 @pytest.mark.parametrize("limit", ["0", "-1", "1000000000", "1e9", "9" * 30, "NaN", "", "ten", "%00"])
-def test_limit_out_of_bounds_is_refused(standing_api, path, limit):
-    assert "limit" in standing_api.get(f"{path}?limit={limit}").problem(422)["errors"][0]["field"]
+def test_limit_out_of_bounds_is_refused(standing_api_on, path, limit):
+    assert "limit" in standing_api_on.get(f"{path}?limit={limit}").problem(422)["errors"][0]["field"]
 
 
 @pytest.mark.parametrize("noun", LISTS)
 @pytest.mark.parametrize("cursor", ["x", "", "%00", "%ff", "1", "a" * 65, "0190c2a4-5b7e-7cc3-98c4-dc0c0c07398g"])
-def test_cursor_that_is_not_ours_is_refused(standing_api, noun, cursor):
-    assert "cursor" in standing_api.get(f"/api/v1/{noun}?cursor={cursor}").problem(422)["errors"][0]["field"]
+def test_cursor_that_is_not_ours_is_refused(standing_api_on, noun, cursor):
+    assert "cursor" in standing_api_on.get(f"/api/v1/{noun}?cursor={cursor}").problem(422)["errors"][0]["field"]
 
 
 def test_forged_cursor_only_moves_the_start_of_the_page(api):
@@ -93,34 +93,34 @@ def test_forged_cursor_only_moves_the_start_of_the_page(api):
         ("/api/tunix/runs?offset=99999999999999999999", "query.offset"),
     ],
 )
-def test_filter_that_does_not_exist_is_named(standing_api, path, field):
-    answer = standing_api.post(path, b"") if "batch" in path else standing_api.get(path)
+def test_filter_that_does_not_exist_is_named(standing_api_on, path, field):
+    answer = standing_api_on.post(path, b"") if "batch" in path else standing_api_on.get(path)
     assert answer.problem(422)["errors"][0]["field"] == field
 
 
 @pytest.mark.parametrize(
     ("method", "path"), [("DELETE", "/api/v1/traces"), ("POST", "/healthz"), ("PUT", "/api/v1/runs")]
 )
-def test_method_that_is_not_offered_is_refused_with_those_that_are(standing_api, method, path):
-    answer = standing_api.ask(method, path)
+def test_method_that_is_not_offered_is_refused_with_those_that_are(standing_api_on, method, path):
+    answer = standing_api_on.ask(method, path)
     answer.problem(405)
     assert answer.headers["allow"]
 
 
 @pytest.mark.parametrize("path", ["/api/v1/nothing", "/api/v2/runs", "/api/v1", "/api/v1/runs/x/y/z"])
-def test_path_that_does_not_exist_says_where_to_look(standing_api, path):
-    assert "/docs" in standing_api.get(path).problem(404)["detail"]
+def test_path_that_does_not_exist_says_where_to_look(standing_api_on, path):
+    assert "/docs" in standing_api_on.get(path).problem(404)["detail"]
 
 
-def test_other_host_names_are_refused(standing_api):
-    assert standing_api.ask("GET", "/api/v1/runs", headers={"Host": "evil.example"}).status == 400
+def test_other_host_names_are_refused(standing_api_on):
+    assert standing_api_on.ask("GET", "/api/v1/runs", headers={"Host": "evil.example"}).status == 400
 
 
-def test_line_breaks_cannot_be_smuggled_into_headers(standing_api):
-    answer = standing_api.get("/api/v1/runs/x%0d%0aX-Evil:%20y")
+def test_line_breaks_cannot_be_smuggled_into_headers(standing_api_on):
+    answer = standing_api_on.get("/api/v1/runs/x%0d%0aX-Evil:%20y")
     assert "x-evil" not in answer.headers
 
 
-def test_whatever_is_asked_the_description_of_the_api_is_served(standing_api):
-    paths = standing_api.get("/openapi.json").json["paths"]
+def test_whatever_is_asked_the_description_of_the_api_is_served(standing_api_on):
+    paths = standing_api_on.get("/openapi.json").json["paths"]
     assert {"/api/v1/traces/batch", "/api/v1/runs/{run_id}/cancel", "/api/tunix/run"} <= paths.keys()

@@ -128,12 +128,12 @@ def listening(app: Any) -> Iterator[str]:
 
 
 @contextmanager
-def serving_api(home: Path, *, builds: bool = True) -> Iterator[Server]:
+def serving_api(home: Path, *, builds: bool = True, **settings: Any) -> Iterator[Server]:
     """API and registry, and nobody who trains: what is accepted stays queued. So do datasets where nobody builds.
 
     Runs may start from model directories in `models`, beside `home`.
     """
-    found = Settings(home=home, model_roots=(home.parent / "models",))
+    found = Settings(home=home, model_roots=(home.parent / "models",), **settings)
     database = open_database(found.resolved_database_url)
     database.migrate()
     store, queue = open_store(found.resolved_artifacts_url), open_queue("inline://")

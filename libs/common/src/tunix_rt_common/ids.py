@@ -18,3 +18,10 @@ def parse_id(text: str, noun: str) -> UUID:
         return UUID(text)
     except ValueError:
         raise NotFound(f"no {noun} {text[:80]!r}: an id looks like 0190c2a4-5b7e-7cc3-98c4-dc0c0c07398f") from None
+
+
+def storable_name(text: str, noun: str) -> str:
+    """A name that a URL gives, if a database can be asked for it: Postgres knows no NUL, so nothing is called so."""
+    if "\0" in text:
+        raise NotFound(f"no {noun} {text[:80]!r}: a name holds no NUL")
+    return text

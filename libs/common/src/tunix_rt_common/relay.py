@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 BATCH = 100
 IDLE_S = 0.1
+OUTAGE_S = 1.0
 TAKEN_S = 15.0
 
 
@@ -50,18 +51,30 @@ class Relay:
             pipeline.ring_unheard(session, doorbell_s=0)
 
     def run(self, stop: threading.Event) -> None:
-        """Publish and sweep until told to stop; an outage is waited out."""
+        """Publish and sweep until told to stop; an outage is waited out. A queue that is away keeps nobody's lease."""
         while not stop.is_set():
-            try:
-                rung = self.publish_due()
-                self._sweep_when_due()
-            except Unavailable as error:
-                self._healthy_since = None
-                rung = 0
-                logger.warning("relay waits: %s", error)
-            if rung < BATCH:
-                self._nudged.wait(IDLE_S)
+            pause_s = max(self._publish(), self._sweep())
+            if pause_s:
+                self._nudged.wait(pause_s)
                 self._nudged.clear()
+
+    def _publish(self) -> float:
+        """How long to wait before the next look."""
+        try:
+            return 0.0 if self.publish_due() == BATCH else IDLE_S
+        except Unavailable as error:
+            logger.warning("doorbells wait: %s", error)
+            return OUTAGE_S
+
+    def _sweep(self) -> float:
+        """How long to wait before the next look."""
+        try:
+            self._sweep_when_due()
+        except Unavailable as error:
+            self._healthy_since = None
+            logger.warning("sweeps wait: %s", error)
+            return OUTAGE_S
+        return 0.0
 
     def publish_due(self) -> int:
         """Ring what is due, then mark it; a crash in between rings twice, which is harmless.

@@ -12,7 +12,7 @@ from tunix_rt_common import pipeline, telemetry
 from tunix_rt_common.datasets import DatasetManifest, DatasetRow
 from tunix_rt_common.db.models import DatasetRecord, JobRecord, TraceRow
 from tunix_rt_common.errors import Conflict, InvalidInput, NotFound
-from tunix_rt_common.ids import new_id
+from tunix_rt_common.ids import new_id, storable_name
 from tunix_rt_common.pipeline import NewJob
 from tunix_rt_common.specs import DatasetSpec
 from tunix_rt_common.states import JobState
@@ -41,7 +41,7 @@ def accept_build(session: Session, spec: DatasetSpec) -> DatasetRecord:
 
 def find_dataset(session: Session, reference: str) -> DatasetRecord:
     """A dataset by id, NAME@VERSION, or NAME (its newest version)."""
-    found = _by_id(session, reference) or _by_name(session, reference)
+    found = _by_id(session, reference) or _by_name(session, storable_name(reference, "dataset"))
     if found is None:
         raise NotFound(f"no dataset {reference[:200]!r}: GET /api/v1/datasets lists them")
     return found

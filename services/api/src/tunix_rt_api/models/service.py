@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 from tunix_rt_api.models.schemas import ModelOut, VersionOut
 from tunix_rt_common.db.models import AliasRecord, ModelVersionRecord
 from tunix_rt_common.errors import NotFound
+from tunix_rt_common.ids import storable_name
 from tunix_rt_common.promotion import current_alias, standing_of
 from tunix_rt_common.storage import ArtifactStore
 from tunix_rt_common.storage.bundle import FolderManifest
@@ -26,7 +27,7 @@ def list_models(session: Session, name: str | None = None) -> list[ModelOut]:
 
 def find_model(session: Session, name: str) -> ModelOut:
     """One model."""
-    found = list_models(session, name)
+    found = list_models(session, storable_name(name, "model"))
     if not found:
         raise NotFound(f"no model {name[:64]!r}: GET /api/v1/models lists them")
     return found[0]
@@ -44,10 +45,10 @@ def versions(session: Session, name: str, limit: int, before: int | None = None)
 def find_version(session: Session, name: str, which: str) -> ModelVersionRecord:
     """A version by number or alias."""
     if which.isdecimal() and len(which) <= 9:
-        wanted = select(ModelVersionRecord).where(ModelVersionRecord.name == name)
+        wanted = select(ModelVersionRecord).where(ModelVersionRecord.name == storable_name(name, "model"))
         found = session.scalar(wanted.where(ModelVersionRecord.version == int(which)))
     else:
-        found = current_alias(session, name, which)
+        found = current_alias(session, storable_name(name, "model"), storable_name(which, "alias"))
     if found is None:
         raise NotFound(f"no model {name[:64]}@{which[:64]}: GET /api/v1/models lists models and their aliases")
     return found
