@@ -68,7 +68,7 @@ def test_publishing_into_a_black_hole_is_unavailable_and_soon(proxy, proxied, re
     assert ring(queue)
 
 
-@pytest.mark.parametrize("hole_s", [1.0, LONG_HOLE_S])
+@pytest.mark.parametrize("hole_s", [1.0, pytest.param(LONG_HOLE_S, marks=pytest.mark.long)])
 def test_worker_hears_again_by_itself_after_a_black_hole(proxy, proxied, redis, tmp_path, hole_s):
     queue = open_queue(redis.url, SECRET)
     with serve(proxied, tmp_path) as server:

@@ -43,8 +43,8 @@ def test_a_run_ends_registered_promoted_and_pullable(world: Up | Cluster, tmp_pa
 
 
 @pytest.mark.timeout(280)
-def test_the_same_spec_ends_with_the_same_weights_and_scores(world: Up | Cluster):
-    with world.client() as client:
+def test_the_same_spec_ends_with_the_same_weights_and_scores(up: Up):
+    with up.client() as client:
         build_sums(client)
         first = client.runs.create(small_run(12, model_name="one")).run_id
         second = client.runs.create(small_run(12, model_name="two")).run_id

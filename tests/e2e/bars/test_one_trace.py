@@ -90,6 +90,7 @@ def check_waterfall(trace: RunTrace, spans: list[ReceivedSpan]) -> None:
         assert span.offset_s >= 0
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_a_collector_that_stops_answering_is_missed_by_nobody(collector: OtlpReceiver, cluster: Cluster):
     collector.freeze()

@@ -41,6 +41,7 @@ def wait_for_event(client: Client, run_id: str, words: str) -> Event:
         time.sleep(0.2)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(500)
 def test_run_outlives_its_artifact_store_and_goes_on_by_itself(minio: Minio, up_on_minio: Up) -> None:
     with up_on_minio.client() as client:

@@ -108,8 +108,8 @@ def test_cancel_takes_effect_within_ten_seconds_and_keeps_a_checkpoint(world: Up
 
 
 @pytest.mark.timeout(300)
-def test_a_paused_run_goes_on_from_its_checkpoint_when_it_is_resumed(world: Up | Cluster):
-    with world.client() as client:
+def test_a_paused_run_goes_on_from_its_checkpoint_when_it_is_resumed(cluster: Cluster):
+    with cluster.client() as client:
         build_sums(client)
         run_id = client.runs.create(small_run(60, checkpoint_every=1000)).run_id
         wait_for_step(client, run_id, 5)

@@ -217,7 +217,7 @@ def _checkpoints_grow(books: Books) -> Iterator[str]:
             steps = [event.detail["step"] for event in told if event.kind == "checkpoint"]
             restored = [event.detail["step"] for event in told if event.kind == "restored"]
             broken = any(event.kind == "restore_failed" for event in told)
-            if restored and restored != [newest] and not broken:
+            if set(restored) - {newest} and not broken:
                 yield f"I6 job {job.id}: attempt {attempt.attempt} began at {restored}, and step {newest} was published"
             begun_at = [] if broken else [newest]
             if any(later <= earlier for earlier, later in pairwise([*begun_at, *steps])):

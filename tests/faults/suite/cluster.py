@@ -29,10 +29,10 @@ SITE = Path(__file__).parent / "site"
 DATASET = "sums"
 SECRET = "a-secret-of-the-fault-suite"
 TIMES = {
-    "TUNIX_RT_LEASE_S": "5",
+    "TUNIX_RT_LEASE_S": "4",
     "TUNIX_RT_HEARTBEAT_S": "0.5",
-    "TUNIX_RT_SWEEP_S": "1",
-    "TUNIX_RT_DOORBELL_S": "5",
+    "TUNIX_RT_SWEEP_S": "0.5",
+    "TUNIX_RT_DOORBELL_S": "4",
     "TUNIX_RT_RETRY_DELAY_S": "0.02",
     "TUNIX_RT_STOP_GRACE_S": "5",
     "TUNIX_RT_MAX_ATTEMPTS": "40",
@@ -54,6 +54,8 @@ class Cluster:
         self._stack = ExitStack()
         self.accepted: list[str] = []
         """The id of every run that was answered with 202."""
+        self.reported: set[str] = set()
+        """Violations that one scenario has been blamed for already."""
 
     def __enter__(self) -> Self:
         with self._stack:

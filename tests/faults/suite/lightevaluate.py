@@ -16,7 +16,7 @@ from tunix_rt_evaluator.gate import decide
 from tunix_rt_evaluator.statistics import score, slices
 
 ITEMS = 30
-ITEM_S = 0.02
+ITEM_S = 0.01
 
 
 def evaluate(child: Child) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from tunix_rt_common.errors import UnusableData
 from tunix_rt_common.specs import RunSpec
 from tunix_rt_common.storage.bundle import put_folder
 
-STEP_S = 0.05
+STEP_S = 0.03
 POISON_STEP = 12
 FOREVER_S = 3600.0
 

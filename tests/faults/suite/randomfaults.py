@@ -1,11 +1,16 @@
 """Faults drawn from a seed, of which each ends after a while: at most one at a time per server or service."""
 
+import os
 import random
+import signal
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
+from redis.exceptions import RedisError
 from tests.faults.proxy import COMMIT, LPUSH, FaultProxy
 from tests.faults.suite.cluster import Cluster, ensure_up
 from tests.faults.suite.services import Service
@@ -95,7 +100,7 @@ def _of_server(server: Server) -> list[Fault]:
     return [
         Fault(f"kill {name}", server, server.kill, lambda: ensure_up(server), longest_s=4.0),
         Fault(f"restart {name}", server, server.restart),
-        Fault(f"freeze {name}", server, server.freeze, lambda: ensure_up(server), longest_s=4.0),
+        Fault(f"freeze {name}", server, lambda: _freeze_for(server, 4.0), lambda: ensure_up(server), longest_s=4.0),
     ]
 
 
@@ -108,11 +113,21 @@ def _of_proxy(proxy: FaultProxy, name: str) -> list[Fault]:
     ]
 
 
+def _freeze_for(server: Server, seconds: float) -> None:
+    """Thawed by a clock of its own: whoever is to thaw it may ask it something before, and then waits for ever."""
+    frozen = server.freeze()
+    clock = threading.Timer(seconds, _thaw, [frozen])
+    clock.daemon = True
+    clock.start()
+
+
+def _thaw(pids: list[int]) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+
+
 def _flush(cluster: Cluster) -> None:
     """Where Redis does not answer there is nothing to flush."""
-    from redis.exceptions import RedisError
-
-    try:
+    with suppress(RedisError):
         cluster.redis_client.flushall()
-    except RedisError:
-        return

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
+import pytest
 from tests.faults.suite import lightengine
 from tests.faults.suite.auditor import audit
 from tests.faults.suite.cluster import DATASET, Cluster
@@ -15,8 +16,13 @@ from tunix_rt_common.settings import Settings
 
 STEPS, CHECKPOINT_EVERY = 30, 6
 LONG = 120
-"""Steps of a run that is still going when a fault has come and gone: 6 s of them."""
+"""Steps of a run that is still going when a fault has come: 4 s of them."""
 JUDGED = {"limit": 5}
+
+
+def in_long_form(*values: Any) -> Any:
+    """Parameters of a scenario that the short form leaves out: others are like it."""
+    return pytest.param(*values, marks=pytest.mark.long)
 
 
 def light_spec(
@@ -138,9 +144,13 @@ class Scene:
         )
 
     def violations(self) -> list[str]:
-        """What the auditor finds wrong anywhere in the cluster."""
+        """What the auditor finds wrong anywhere in the cluster, and has not found before."""
         settings = Settings(home=self.cluster.home, max_attempts=40)
-        return audit(self.cluster.database, self.cluster.store, settings, accepted=self.cluster.accepted, settled=True)
+        cluster = self.cluster
+        found = audit(cluster.database, cluster.store, settings, accepted=cluster.accepted, settled=True)
+        new = [sentence for sentence in found if sentence not in cluster.reported]
+        cluster.reported.update(new)
+        return new
 
     def _is_doubled(self, run: Run) -> bool:
         mine = UUID(run.run_id)

@@ -7,7 +7,7 @@ import signal
 
 import pytest
 from tests.faults.suite.crashing import POINTS, Point
-from tests.faults.suite.scene import Run, Scene
+from tests.faults.suite.scene import Run, Scene, in_long_form
 
 STEPS = 18
 CLAIMED = "worker: job claimed, no child yet"
@@ -92,7 +92,12 @@ def test_crash_of_a_worker_that_is_told_to_leave_and_has_not_written_it(scene):
 
 @pytest.mark.fault("F3")
 @pytest.mark.parametrize(
-    "name", ["worker: result in hand, not advanced", "child: manifest stored, no row", "child: before a checkpoint"]
+    "name",
+    [
+        "worker: result in hand, not advanced",
+        "child: manifest stored, no row",
+        in_long_form("child: before a checkpoint"),
+    ],
 )
 def test_zombie_that_wakes_up_at(scene, name):
     """It stops for longer than its lease just before it writes; by then the job is another's."""

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import NullPool, create_engine, text
 from tests.faults.proxy import COMMIT
 from tests.faults.suite.cluster import Cluster
-from tests.faults.suite.scene import LONG, Run, Scene
+from tests.faults.suite.scene import LONG, Run, Scene, in_long_form
 
 ANSWERED_WITHIN_S = 45.0
 STUCK = "FROM pg_stat_activity WHERE state = 'idle in transaction' AND state_change < now() - interval '10 s'"
@@ -36,7 +36,7 @@ def assert_nobody_was_taken_for_dead(scene: Scene) -> None:
 
 
 @pytest.mark.fault("F15")
-@pytest.mark.parametrize("how", ["fast", "killed"])
+@pytest.mark.parametrize("how", [in_long_form("fast"), "killed"])
 def test_restarted_postgres_costs_no_lease_and_no_half_run(scene, how):
     runs = [scene.start(LONG, judged=True) for _ in range(2)]
     scene.wait_for_checkpoint(runs[0])
@@ -54,7 +54,7 @@ def test_outage_longer_than_the_lease_expires_nobody(scene):
     run = scene.start(LONG * 3)
     scene.wait_until_running(run)
     scene.cluster.postgres.freeze()
-    time.sleep(8)
+    time.sleep(6)
     scene.cluster.postgres.thaw()
     scene.fault_is_over()
     scene.wait_for_end()

@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 import pytest
 from tests.faults.proxy import LPUSH
 from tests.faults.suite.cluster import SECRET
-from tests.faults.suite.scene import LONG, Scene
+from tests.faults.suite.scene import LONG, Scene, in_long_form
 
 from tunix_rt_common.messages import TrainJob
 from tunix_rt_common.queue import open_queue
@@ -64,7 +64,7 @@ def test_flushed_redis_loses_nothing_at_any_moment(scene):
 
 
 @pytest.mark.fault("F11")
-@pytest.mark.parametrize("memory", ["all", "nothing", "something older"])
+@pytest.mark.parametrize("memory", [in_long_form("all"), "nothing", "something older"])
 def test_killed_redis_that_comes_back_with(scene, memory):
     redis = scene.cluster.redis
     older = snapshot(redis) if memory == "something older" else None
@@ -134,7 +134,8 @@ def test_connections_to_redis_reset_again_and_again(scene):
 
 @pytest.mark.fault("F13")
 @pytest.mark.parametrize(
-    ("setting", "wrong", "right"), [("maxmemory", "1", "0"), ("maxclients", "1", "10000"), ("requirepass", "x", "")]
+    ("setting", "wrong", "right"),
+    [("maxmemory", "1", "0"), in_long_form("maxclients", "1", "10000"), in_long_form("requirepass", "x", "")],
 )
 def test_redis_that_refuses_for_its(scene, setting, wrong, right):
     client = scene.cluster.redis_client

@@ -33,13 +33,14 @@ def test_store_that_is_down_for_a_while_costs_no_run(scene):
     runs = [scene.start(LONG, judged=True) for _ in range(2)]
     scene.wait_for_checkpoint(runs[0])
     scene.cluster.minio.kill()
-    time.sleep(8)
+    time.sleep(5)
     scene.cluster.minio.start()
     scene.fault_is_over()
     scene.wait_for_end()
     assert not [event for run in runs for event in scene.story(run) if event.to_state == "quarantined"]
 
 
+@pytest.mark.long
 @pytest.mark.fault("F19")
 def test_store_that_swallows_everything_is_waited_for(scene):
     run = scene.start(LONG)

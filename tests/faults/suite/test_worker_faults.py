@@ -3,7 +3,7 @@
 import resource
 
 import pytest
-from tests.faults.suite.scene import LONG, Scene
+from tests.faults.suite.scene import LONG, Scene, in_long_form
 from tests.faults.suite.services import Service
 
 FAULTY_LIMIT_BYTES = 8
@@ -30,7 +30,7 @@ def test_killed_child_is_followed_by_one_that_continues_from_the_last_checkpoint
 
 
 @pytest.mark.fault("F2")
-@pytest.mark.parametrize("part", ["pool", "main", "all"])
+@pytest.mark.parametrize("part", [in_long_form("pool"), "main", "all"])
 def test_killed_worker_takes_its_child_along_and_another_one_continues(scene, part):
     run = scene.start(LONG)
     scene.wait_for_checkpoint(run)

@@ -162,6 +162,16 @@ def test_checkpoint_is_stored_then_announced_and_leaves_the_scratch_folder(attem
     )
 
 
+def test_checkpoint_announced_again_because_its_commit_was_never_answered_is_told_once(attempt):
+    saved = attempt.save(3)
+    manifest_sha256 = attempt.publisher.store(saved)
+    for _ in range(2):
+        attempt.publisher.announce(saved, manifest_sha256)
+    told = [event.detail for event in attempt.machine.events(attempt.child.claim.job_id) if event.kind == "checkpoint"]
+    assert told == [{"step": 3}]
+    assert attempt.published() == [3]
+
+
 def test_restored_state_is_the_newest_published_one_bit_for_bit(attempt, small):
     attempt.checkpoint(3)
     attempt.checkpoint(4)

@@ -49,7 +49,10 @@ class CheckpointPublisher:
         return manifest_sha256
 
     def announce(self, saved: SavedCheckpoint, manifest_sha256: str) -> None:
-        """Write the row and forget what the policy does not keep; `OwnershipLost` when somebody else has the job."""
+        """Write the row and forget what the policy does not keep; `OwnershipLost` when somebody else has the job.
+
+        Nothing happens when that was done before: whose commit was never answered has to ask again.
+        """
         claim = self._child.claim
         row = CheckpointRecord(
             run_id=claim.run_id,
@@ -62,6 +65,8 @@ class CheckpointPublisher:
         )
         with self._child.database.transaction() as session:
             pipeline.hold(session, claim)
+            if self._is_announced(session, row):
+                return
             session.merge(row)
             session.flush()
             self._forget_old(session)
@@ -119,6 +124,10 @@ class CheckpointPublisher:
             return checkpoints.load(local, like, inputs=self._inputs)
         finally:
             shutil.rmtree(local, ignore_errors=True)
+
+    def _is_announced(self, session: Session, row: CheckpointRecord) -> bool:
+        known = session.get(CheckpointRecord, (row.run_id, row.step))
+        return known is not None and (known.claim_id, known.manifest_sha256) == (row.claim_id, row.manifest_sha256)
 
     def _published(self) -> list[CheckpointRecord]:
         with self._child.database.reading() as session:
