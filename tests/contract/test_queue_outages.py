@@ -53,6 +53,15 @@ def hears(server, job_id, patience_s=RECOVERY_S):
     return eventually(lambda: job_id in server.recorder.heard("done"), patience_s)
 
 
+def hears_again(server, queue):
+    """Rings until it is heard, as the sweeper does: what Redis gives to a connection that just broke is lost."""
+    rung, deadline = [], time.monotonic() + RECOVERY_S
+    while not set(rung) & set(server.recorder.heard("done")) and time.monotonic() < deadline:
+        rung.append(ring(queue))
+        hears(server, rung[-1], patience_s=1.0)
+    return set(rung) & set(server.recorder.heard("done"))
+
+
 @pytest.mark.parametrize("connected", [True, False])
 def test_publishing_into_a_black_hole_is_unavailable_and_soon(proxy, proxied, redis, connected):
     queue = open_queue(proxied, SECRET)
@@ -77,7 +86,7 @@ def test_worker_hears_again_by_itself_after_a_black_hole(proxy, proxied, redis, 
         time.sleep(hole_s)
         proxy.reset_all()
         proxy.heal()
-        assert hears(server, ring(queue)), server.log()
+        assert hears_again(server, queue), server.log()
         assert server.stop() == 0
 
 
@@ -87,9 +96,8 @@ def test_worker_whose_connections_are_reset_while_it_works_goes_on_working(proxy
         first = ring(queue)
         assert eventually(lambda: server.recorder.heard() == [first])
         proxy.reset_all()
-        second = ring(queue)
-        assert hears(server, second), server.log()
-        assert server.recorder.heard("done") == [first, second]
+        assert hears_again(server, queue), server.log()
+        assert server.recorder.heard("done")[0] == first
 
 
 def test_worker_told_to_stop_in_a_black_hole_leaves_in_order(proxy, proxied, redis, tmp_path):
