@@ -53,7 +53,7 @@ def test_failover_that_loses_the_last_commits_loses_the_claim_and_never_the_run(
             cluster.accepted.remove(forgotten)
             scene.start_spec(spec, key=key)
             scene.wait_for_end()
-            assert len(scene.attempts(known)) == 1
+            assert len(scene.attempts(known)) == 1, [attempt.outcome for attempt in scene.attempts(known)]
         finally:
             give_back(cluster, standby, primary)
 
