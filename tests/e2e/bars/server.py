@@ -70,11 +70,11 @@ def small_run(steps: int, *, checkpoint_every: int = 20, model_name: str = "sums
     return RunSpec(dataset="sums", base_model="tiny", train=train, evaluate=evaluate, model_name=model_name)
 
 
-def child_pids(module: str) -> list[int]:
-    """Processes that run a module as an exec'd child."""
-    found = []
+def child_pids(module: str, home: Path) -> list[int]:
+    """Processes that run a module as an exec'd child of the server over a home."""
+    command, variable, found = f"-m\0{module}\0".encode(), f"TUNIX_RT_HOME={home}\0".encode(), []
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError):
-            if entry.name.isdigit() and f"-m\0{module}\0".encode() in (entry / "cmdline").read_bytes():
-                found.append(int(entry.name))
+            if entry.name.isdigit() and command in (entry / "cmdline").read_bytes():
+                found += [int(entry.name)] if variable in (entry / "environ").read_bytes() else []
     return found

@@ -3,7 +3,6 @@
 import os
 import signal
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +12,7 @@ from tests.e2e.bars.test_survival import wait_for_end, wait_for_step
 from tests.servers.otlp import OtlpReceiver, ReceivedSpan
 from tests.servers.ready import wait_until
 
-from tunix_rt.types import RunDetail, RunTrace
+from tunix_rt.types import RunTrace
 
 PASSED_ON = ("publish train", "wait train", "publish evaluate", "wait evaluate", "publish register", "register")
 TRAINED = ("start", "data", "restore", "compile", "steps", "checkpoint", "export")
@@ -44,10 +43,9 @@ def named(spans: list[Any], name: str) -> list[Any]:
     return [span for span in spans if span.name == name]
 
 
-def kill_child(run: RunDetail) -> None:
-    """Kill the process that trains for this very run."""
-    job = run.jobs[0].job_id.encode()
-    [child] = [pid for pid in child_pids("tunix_rt_trainer.job") if job in Path(f"/proc/{pid}/cmdline").read_bytes()]
+def kill_child(cluster: Cluster) -> None:
+    """Kill the process that trains for this cluster."""
+    [child] = child_pids("tunix_rt_trainer.job", cluster.home / "trainer")
     os.kill(child, signal.SIGKILL)
 
 
@@ -56,7 +54,8 @@ def test_a_run_is_one_trace_over_all_services_also_after_a_retry(collector: Otlp
     with cluster.client() as client:
         build_sums(client)
         run_id = client.runs.create(small_run(60, checkpoint_every=20)).run_id
-        kill_child(wait_for_step(client, run_id, 25))
+        wait_for_step(client, run_id, 25)
+        kill_child(cluster)
         assert wait_for_end(client, run_id).state == "succeeded"
         spans = spans_of(collector, run_id)
         waterfall = client.runs.trace(run_id)

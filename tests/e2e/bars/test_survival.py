@@ -55,7 +55,7 @@ def test_training_killed_five_times_ends_with_the_very_same_weights(up: Up):
         for attempt in range(1, KILLS + 1):
             floor = max((checkpoint.step for checkpoint in client.runs.get(run_id).checkpoints), default=0)
             wait_for_step(client, run_id, generator.randint(floor + 1, min(floor + 60, 190)), attempt)
-            [pid] = child_pids("tunix_rt_trainer.job")
+            [pid] = child_pids("tunix_rt_trainer.job", up.home)
             os.kill(pid, signal.SIGKILL)
         killed = wait_for_end(client, run_id)
         events = list(client.runs.events(run_id))
@@ -77,9 +77,9 @@ def test_a_killed_server_finishes_after_its_next_start_what_it_had_accepted(tmp_
         wait_for_step(client, running, 15)
     server.kill_tree()
     deadline = time.monotonic() + 5
-    while child_pids("tunix_rt_trainer.job") and time.monotonic() < deadline:
+    while child_pids("tunix_rt_trainer.job", server.home) and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert child_pids("tunix_rt_trainer.job") == [], "the child outlived its server"
+    assert child_pids("tunix_rt_trainer.job", server.home) == [], "the child outlived its server"
     server = start_up(tmp_path / "home")
     try:
         with server.client() as client:
