@@ -5,9 +5,14 @@ import sys
 import threading
 from pathlib import Path
 
+import pytest
+
+from tunix_rt_common import pipeline
 from tunix_rt_common.db.models import AttemptRecord, JobRecord
 from tunix_rt_common.errors import OwnershipLost
 from tunix_rt_common.pipeline import Ending, NewJob
+from tunix_rt_common.queue import open_queue
+from tunix_rt_common.relay import Relay
 from tunix_rt_common.states import JobState
 
 CLAIMER = Path(__file__).parent / "children" / "claimer.py"
@@ -94,3 +99,14 @@ def test_two_finishes_of_one_claim_end_it_once(machine_on):
     assert sorted(at_once(*[finish] * 4)) == ["done", "lost", "lost", "lost"]
     assert [job.kind for job in machine_on.all(JobRecord)] == ["train", "evaluate"]
     assert machine_on.states(claim.job_id).count("succeeded") == 1
+
+
+@pytest.mark.parametrize("open_machine_on", ["postgresql"], indirect=True)
+def test_silent_owner_that_froze_within_a_transaction_holds_up_nobody_elses_expiry(machine_on):
+    frozen, silent = (machine_on.claim(machine_on.submit_run(), lease_s=-1) for _ in range(2))
+    relay = Relay(machine_on.database, open_queue("inline://"), machine_on.settings)
+    with machine_on.writing() as session:
+        pipeline.hold(session, frozen)
+        assert relay.expire_leases() == 1
+    assert (machine_on.job(frozen.job_id).state, machine_on.job(silent.job_id).state) == ("running", "retry_wait")
+    assert relay.expire_leases() == 1

@@ -4,13 +4,13 @@ import sys
 from uuid import UUID
 
 from tunix_rt_common import pipeline
-from tunix_rt_common.db.session import open_database
+from tunix_rt_common.db.session import database_now, open_database
 
 
 def main(url: str, job_ids: list[str]) -> None:
     database = open_database(url)
     with database.reading() as session:
-        pipeline.expired(session)
+        database_now(session)
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     sys.stdin.read()

@@ -36,7 +36,7 @@ TIMES = {
     "TUNIX_RT_RETRY_DELAY_S": "0.02",
     "TUNIX_RT_STOP_GRACE_S": "5",
     "TUNIX_RT_MAX_ATTEMPTS": "40",
-    "TUNIX_RT_MAX_STALLED_ATTEMPTS": "8",
+    "TUNIX_RT_MAX_STALLED_ATTEMPTS": "6",
 }
 """Short, so that recovery is quick; the budgets allow for more faults than a run meets in a year."""
 NOT_INHERITED = ("COVERAGE_", "OTEL_", "TUNIX_RT_")

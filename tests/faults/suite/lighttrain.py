@@ -36,12 +36,20 @@ def train(child: Child) -> dict[str, Any]:
         from tunix_rt_trainer.job import train_run
 
         return train_run(child)
-    scratch = child.settings.scratch_dir / "light" / f"{child.claim.run_id}-{child.claim.fence}"
-    scratch.mkdir(parents=True)
+    scratch = _fresh_scratch(child)
     try:
         return _train(child, spec, POISONS.get(name), scratch)
     finally:
-        shutil.rmtree(scratch)
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _fresh_scratch(child: Child) -> Path:
+    """As the real job makes it: after a failover, a fence may come a second time."""
+    run = child.settings.scratch_dir / "runs" / str(child.claim.run_id)
+    shutil.rmtree(run, ignore_errors=True)
+    scratch = run / f"fence-{child.claim.fence}"
+    scratch.mkdir(parents=True)
+    return scratch
 
 
 def _train(child: Child, spec: RunSpec, poison: Callable[[], None] | None, scratch: Path) -> dict[str, Any]:

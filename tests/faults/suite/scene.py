@@ -14,9 +14,9 @@ from tests.faults.suite.scoreboard import Score
 from tunix_rt_common.db.models import AttemptRecord, CheckpointRecord, EventRecord, MetricRecord, ModelVersionRecord
 from tunix_rt_common.settings import Settings
 
-STEPS, CHECKPOINT_EVERY = 30, 6
-LONG = 120
-"""Steps of a run that is still going when a fault has come: 4 s of them."""
+STEPS, CHECKPOINT_EVERY = 20, 10
+LONG = 90
+"""Steps of a run that is still going when a fault has come: 3 s of them."""
 JUDGED = {"limit": 5}
 
 

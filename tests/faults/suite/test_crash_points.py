@@ -94,8 +94,9 @@ def test_crash_of_a_worker_that_is_told_to_leave_and_has_not_written_it(scene):
 @pytest.mark.parametrize(
     "name",
     [
-        "worker: result in hand, not advanced",
+        "worker: child done, result not looked at",
         "child: manifest stored, no row",
+        in_long_form("worker: result in hand, not advanced"),
         in_long_form("child: before a checkpoint"),
     ],
 )

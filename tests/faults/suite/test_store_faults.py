@@ -55,7 +55,7 @@ def test_store_that_swallows_everything_is_waited_for(scene):
 @pytest.mark.fault("F20")
 def test_checkpoint_whose_bytes_have_changed_is_not_restored(scene):
     run = scene.start(LONG * 2)
-    scene.wait_for_checkpoint(run, 24)
+    scene.wait_for_checkpoint(run, 20)
     working_trainer(scene).freeze()
     checkpoint = newest_checkpoint(scene, run)
     client = open_s3(scene.cluster.minio.url)
@@ -72,7 +72,7 @@ def test_checkpoint_whose_bytes_have_changed_is_not_restored(scene):
 @pytest.mark.fault("F22")
 def test_checkpoint_whose_blob_was_deleted_behind_us_is_found_by_the_audit_and_not_restored(scene):
     run = scene.start(LONG * 2)
-    scene.wait_for_checkpoint(run, 24)
+    scene.wait_for_checkpoint(run, 20)
     working_trainer(scene).freeze()
     checkpoint = newest_checkpoint(scene, run)
     client = open_s3(scene.cluster.minio.url)

@@ -283,8 +283,13 @@ def ring_unheard(session: Session, doorbell_s: float) -> int:
 
 
 def expired(session: Session, limit: int = 100) -> list[JobRecord]:
-    """Running jobs whose worker has been silent for longer than its lease."""
-    return session.query(JobRecord).filter(_silent(session)).order_by(JobRecord.id).limit(limit).all()
+    """Running jobs whose worker has been silent for longer than its lease, locked where the database can.
+
+    One that froze within a transaction holds its job locked: that job is passed over until the database ends the
+    transaction, and holds up no other.
+    """
+    silent = session.query(JobRecord).filter(_silent(session)).order_by(JobRecord.id).limit(limit)
+    return silent.with_for_update(skip_locked=True).all()
 
 
 def expire(session: Session, job: JobRecord, ending: Ending) -> bool:
