@@ -65,7 +65,7 @@ test-alone: .venv/synced ## Each package's unit tests with that package synced a
 	done
 
 test-together: servers ## Tests that need more than one package
-	$(RUN) $(PYTEST) --ignore tests/unit --ignore tests/faults/suite
+	$(RUN) $(PYTEST) --ignore tests/unit --ignore tests/faults/suite -n auto --maxprocesses 4 --dist loadfile
 
 faults: servers ## Kill, stop, cut and fill real services, and audit what is left; FULL=1 for the long form
 	$(RUN) pytest tests/faults/suite -q $(if $(FULL),,-m "not long")

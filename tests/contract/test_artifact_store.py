@@ -85,6 +85,7 @@ STORES = {
 }
 CONTENTS = {"empty": b"", "binary": bytes(range(256)), "chunks": b"0123456789abcdef" * (CHUNK_BYTES // 4) + b"end"}
 ABSENT = "0" * 64
+TOMORROW = datetime.now(UTC) + timedelta(days=1)
 
 
 class Note(BaseModel):
@@ -225,18 +226,24 @@ def test_empty_store_lists_nothing(store):
 
 def test_deleted_blob_is_gone_and_the_others_stay(store):
     gone, kept = store.put_bytes(b"gone").sha256, store.put_bytes(b"kept").sha256
-    store.delete(gone)
-    store.delete(gone)
+    assert store.delete(gone, TOMORROW)
+    assert not store.delete(gone, TOMORROW)
     assert [blob.sha256 for blob in store.blobs()] == [kept]
     with pytest.raises(NotFound):
         store.read(gone)
     assert store.read(store.put_bytes(b"gone").sha256) == b"gone"
 
 
+def test_blob_that_was_put_since_a_moment_is_not_deleted(store):
+    sha256 = store.put_bytes(b"young").sha256
+    assert not store.delete(sha256, datetime.now(UTC) - timedelta(minutes=5))
+    assert store.read(sha256) == b"young"
+
+
 @pytest.mark.parametrize("name", ["", "../x", "A" * 64])
 def test_delete_of_a_name_that_is_no_blobs_is_refused(store, name):
     with pytest.raises(NotFound):
-        store.delete(name)
+        store.delete(name, TOMORROW)
 
 
 @pytest.mark.parametrize("expires_s", [0, -1, 301])

@@ -3,7 +3,7 @@
 import io
 import os
 import urllib.request
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from urllib.error import HTTPError
@@ -22,6 +22,7 @@ from tunix_rt_common.storage.s3 import client, store
 from tunix_rt_common.uploads import DatabaseUploads
 
 THREE_PARTS_BYTES = 40 << 20
+TOMORROW = datetime.now(UTC) + timedelta(days=1)
 
 
 class Behind:
@@ -150,7 +151,7 @@ def test_store_at_the_root_of_a_bucket_keeps_its_blobs_there(s3_url, behind):
     opened = open_store(s3_url.replace(urlsplit(s3_url).path, ""))
     sha256 = opened.put_bytes(b"at the root").sha256
     assert behind.client.stat_object(behind.bucket, f"blobs/sha256/{sha256[:2]}/{sha256}").size == 11
-    opened.delete(sha256)
+    opened.delete(sha256, TOMORROW)
 
 
 def test_link_downloads_the_blob_under_its_file_name_until_it_expires(s3_url):
@@ -186,7 +187,7 @@ def every_call(opened, folder):
     yield lambda: opened.read("0" * 64)
     yield lambda: opened.fetch("0" * 64, folder / "copy")
     yield lambda: list(opened.blobs())
-    yield lambda: opened.delete("0" * 64)
+    yield lambda: opened.delete("0" * 64, TOMORROW)
     yield opened.probe
     yield lambda: opened.unfinished_uploads("key")
     yield lambda: opened.abort_upload("key", "id")

@@ -42,15 +42,36 @@ def referenced(database: Database, store: ArtifactStore) -> set[bytes]:
     Raises:
         Unavailable: a manifest cannot be read, so nobody knows what it lists: delete nothing.
     """
-    kept: set[bytes] = set()
+    kept, manifests = _named(database)
+    gone: set[bytes] = set()
+    for manifest in manifests:
+        try:
+            kept.update(bytes.fromhex(sha256) for _, sha256 in _digests(json.loads(store.read(manifest.hex()))))
+        except NotFound:
+            gone.add(manifest)
+    if gone:
+        _check_forgotten(database, gone)
+    return kept
+
+
+def _check_forgotten(database: Database, gone: set[bytes]) -> None:
+    """Another collector may have deleted a row and its manifest since the rows were read; a row still there may not."""
+    if lost := gone & _named(database)[1]:
+        raise Unavailable(
+            f"manifest {min(lost).hex()}, which rows refer to, is gone from the store: restore it from a backup; "
+            "until then no blob is deleted"
+        )
+
+
+def _named(database: Database) -> tuple[set[bytes], set[bytes]]:
+    """All digests in rows, and those of them that are manifests."""
+    digests: set[bytes] = set()
     manifests: set[bytes] = set()
     for name, sha256 in _in_rows(database):
-        kept.add(bytes.fromhex(sha256))
+        digests.add(bytes.fromhex(sha256))
         if name == MANIFEST_KEY:
             manifests.add(bytes.fromhex(sha256))
-    for manifest in manifests:
-        kept.update(bytes.fromhex(sha256) for _, sha256 in _digests(_read(store, manifest.hex())))
-    return kept
+    return digests, manifests
 
 
 def _in_rows(database: Database) -> Iterator[tuple[str, str]]:
@@ -74,13 +95,3 @@ def _digests(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
             yield from _digests(inner, name)
     elif isinstance(value, str) and SHA256.fullmatch(value):
         yield name, value
-
-
-def _read(store: ArtifactStore, manifest_sha256: str) -> Any:
-    try:
-        return json.loads(store.read(manifest_sha256))
-    except NotFound as error:
-        raise Unavailable(
-            f"manifest {manifest_sha256}, which rows refer to, is gone from the store: restore it from a backup; "
-            "until then no blob is deleted"
-        ) from error

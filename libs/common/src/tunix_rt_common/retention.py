@@ -157,8 +157,9 @@ def _sweep(world: World, cutoff: datetime) -> dict[str, int]:
     kept = referenced(world.database, world.store)
     blobs = freed_bytes = 0
     for blob in world.store.blobs():
-        if blob.modified_at < cutoff and bytes.fromhex(blob.sha256) not in kept:
-            world.store.delete(blob.sha256)
+        if blob.modified_at >= cutoff or bytes.fromhex(blob.sha256) in kept:
+            continue
+        if world.store.delete(blob.sha256, cutoff):
             blobs += 1
             freed_bytes += blob.size_bytes
     return {"blobs": blobs, "freed_bytes": freed_bytes}

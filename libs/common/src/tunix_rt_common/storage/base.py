@@ -93,8 +93,8 @@ class ArtifactStore(ABC):
         """Every blob, in no order; one put or deleted meanwhile may be among them or not."""
 
     @abstractmethod
-    def delete(self, sha256: str) -> None:
-        """Remove a blob; without one, nothing happens."""
+    def delete(self, sha256: str, put_before: datetime) -> bool:
+        """Remove a blob, unless it was put again since a moment; whether there was one to remove."""
 
     @abstractmethod
     def probe(self) -> Capabilities:

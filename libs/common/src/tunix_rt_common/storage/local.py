@@ -54,12 +54,16 @@ class LocalStore(ArtifactStore):
             if SHA256.fullmatch(path.name):
                 with suppress(FileNotFoundError):
                     state = path.stat()
-                    yield StoredBlob(path.name, state.st_size, datetime.fromtimestamp(state.st_mtime, UTC))
+                    yield StoredBlob(path.name, state.st_size, _modified_at(state))
 
-    def delete(self, sha256: str) -> None:
-        """Remove the file."""
-        with self._writing():
-            self._path(sha256).unlink(missing_ok=True)
+    def delete(self, sha256: str, put_before: datetime) -> bool:
+        """Remove the file, unless it is young."""
+        path = self._path(sha256)
+        with self._writing(), suppress(FileNotFoundError):
+            if _modified_at(path.stat()) < put_before:
+                path.unlink()
+                return True
+        return False
 
     def probe(self) -> Capabilities:
         """Write a file and remove it."""
@@ -112,6 +116,10 @@ def _copy(source: BinaryIO, target: Path) -> Blob:
         sink.flush()
         os.fsync(sink.fileno())
     return Blob(digest.hexdigest(), size_bytes)
+
+
+def _modified_at(state: os.stat_result) -> datetime:
+    return datetime.fromtimestamp(state.st_mtime, UTC)
 
 
 def _sync_folder(folder: Path) -> None:

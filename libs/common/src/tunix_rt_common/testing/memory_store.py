@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
+from threading import Lock
 from typing import BinaryIO
 
 from tunix_rt_common.errors import NotFound
@@ -21,6 +22,7 @@ class MemoryStore(ArtifactStore):
     def __init__(self) -> None:
         self.contents: dict[str, bytes] = {}
         self.modified_at: dict[str, datetime] = {}
+        self._changing = Lock()
 
     def put_file(self, path: Path) -> Blob:
         """Read the whole file."""
@@ -29,8 +31,9 @@ class MemoryStore(ArtifactStore):
     def put_bytes(self, content: bytes) -> Blob:
         """Keep the bytes."""
         sha256 = hashlib.sha256(content).hexdigest()
-        self.contents[sha256] = content
-        self.modified_at[sha256] = datetime.now(UTC)
+        with self._changing:
+            self.contents[sha256] = content
+            self.modified_at[sha256] = datetime.now(UTC)
         return Blob(sha256, len(content))
 
     def open(self, sha256: str) -> AbstractContextManager[BinaryIO]:
@@ -42,13 +45,19 @@ class MemoryStore(ArtifactStore):
 
     def blobs(self) -> Iterator[StoredBlob]:
         """What is kept now."""
-        for sha256, content in list(self.contents.items()):
-            yield StoredBlob(sha256, len(content), self.modified_at[sha256])
+        with self._changing:
+            found = [
+                StoredBlob(sha256, len(content), self.modified_at[sha256]) for sha256, content in self.contents.items()
+            ]
+        yield from found
 
-    def delete(self, sha256: str) -> None:
-        """Forget the bytes."""
-        self.contents.pop(check_sha256(sha256), None)
-        self.modified_at.pop(sha256, None)
+    def delete(self, sha256: str, put_before: datetime) -> bool:
+        """Forget the bytes, unless they are young."""
+        with self._changing:
+            if check_sha256(sha256) not in self.contents or self.modified_at[sha256] >= put_before:
+                return False
+            del self.contents[sha256], self.modified_at[sha256]
+            return True
 
     def probe(self) -> Capabilities:
         """Nothing is ever in the way."""

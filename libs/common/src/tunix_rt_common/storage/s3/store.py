@@ -73,9 +73,14 @@ class S3Store(ArtifactStore):
             if SHA256.fullmatch(name) and found.last_modified:
                 yield StoredBlob(name, found.size or 0, found.last_modified)
 
-    def delete(self, sha256: str) -> None:
-        """Remove the object."""
-        self._bucket.remove(self._key(sha256))
+    def delete(self, sha256: str, put_before: datetime) -> bool:
+        """Remove the object, unless it is young: listed once more, since S3 deletes by no condition on age."""
+        key = self._key(sha256)
+        for found in self._bucket.objects(key):
+            if found.last_modified and found.last_modified < put_before:
+                self._bucket.remove(key)
+                return True
+        return False
 
     def presigned_url(self, sha256: str, *, filename: str, expires_s: int = LONGEST_LINK_S) -> str | None:
         """A link to `public_endpoint=`, signed without contacting S3: it does not promise that the blob exists."""
