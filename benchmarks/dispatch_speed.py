@@ -1,6 +1,7 @@
 """How soon accepted work begins on Postgres and Redis, and what a claim costs behind ten thousand waiting jobs.
 
-`python benchmarks/dispatch_speed.py`; starts throwaway servers of its own, as the tests do.
+`PYTHONPATH=. python benchmarks/dispatch_speed.py` from the repository's root, after `make servers`. Replaces its own
+lines in results.json.
 """
 
 import json
@@ -17,7 +18,7 @@ from uuid import UUID
 
 from celery import Celery
 from kombu import Queue as KombuQueue
-from measurement import Measurement
+from measurement import Measurement, record, show
 from sqlalchemy import select
 from tests.e2e.bars.cluster import running_cluster
 from tests.servers.fresh import fresh_prefix
@@ -38,12 +39,13 @@ CLAIMS = 400
 
 
 def main() -> None:
-    """Measure and print one JSON document."""
+    """Measure, show, write."""
     os.environ |= {"AWS_ACCESS_KEY_ID": "benchmark", "AWS_SECRET_ACCESS_KEY": "benchmark-secret"}
     with Postgres() as postgres, Redis() as redis, Minio() as minio, tempfile.TemporaryDirectory() as folder:
         rows = measure_dispatch(Path(folder), postgres.url, redis.url, fresh_prefix(minio.url))
         rows += measure_backlog(postgres.url)
-    sys.stdout.write(json.dumps([vars(row) for row in rows], indent=2) + "\n")
+    record(rows)
+    show(rows)
 
 
 def measure_dispatch(home: Path, postgres_url: str, redis_url: str, s3_url: str) -> list[Measurement]:

@@ -1,15 +1,17 @@
 """What a benchmark says: a number, its unit, and the floor or ceiling that it can be read against."""
 
+import json
 import os
 import platform
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 
 CPU_INFO = Path("/proc/cpuinfo")
+RESULTS = Path(__file__).with_name("results.json")
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,22 @@ def this_machine() -> Machine:
         jax=version("jax"),
         jaxlib=version("jaxlib"),
     )
+
+
+def record(measured: Sequence[Measurement], **about: object) -> None:
+    """Put the rows into results.json in place of those of the same subjects, and what is said about them all."""
+    document = json.loads(RESULTS.read_text()) | about
+    mine = {row.subject for row in measured}
+    kept = [row for row in document["measurements"] if row["subject"] not in mine]
+    document["measurements"] = kept + [asdict(row) for row in measured]
+    RESULTS.write_text(json.dumps(document, indent=2) + "\n")
+
+
+def show(measured: Sequence[Measurement]) -> None:
+    """Print a line for each."""
+    for row in measured:
+        limit = f" ({row.limit_is}: {row.limit:,.4g})" if row.limit is not None else ""
+        print(f"{row.subject}: {row.value:,.4g} {row.unit}{limit}")
 
 
 def seconds(call: Callable[[], object]) -> float:

@@ -1,6 +1,5 @@
 """`make bench`: how fast the parts of the quickstart are on this machine. Asserts nothing; writes results.json."""
 
-import json
 import os
 import tempfile
 from collections.abc import Iterable
@@ -8,15 +7,13 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
-from measurement import Measurement, this_machine
+from measurement import RESULTS, Measurement, record, this_machine
 from model_speed import measure_model
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Column, Table
 from service_speed import DATASET, measure_service
 from start_speed import measure_starts
-
-RESULTS = Path(__file__).with_name("results.json")
 
 
 def main() -> None:
@@ -25,13 +22,12 @@ def main() -> None:
     load_before = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as home, console.status("measuring, about two minutes"):
         measurements = [*measure_model(), *measure_service(Path(home)), *measure_starts(Path(home), DATASET)]
-    document = {
-        "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": asdict(this_machine()),
-        "load_before": round(load_before, 2),
-        "measurements": [asdict(measurement) for measurement in measurements],
-    }
-    RESULTS.write_text(json.dumps(document, indent=2) + "\n")
+    record(
+        measurements,
+        measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        machine=asdict(this_machine()),
+        load_before=round(load_before, 2),
+    )
     console.print(_table(measurements))
     console.print(" · ".join(f"{name} {value}" for name, value in asdict(this_machine()).items()))
     console.print(f"written to {RESULTS}")

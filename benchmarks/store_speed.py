@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import median
 from urllib.parse import urlsplit
 
-from measurement import Measurement, seconds
+from measurement import Measurement, record, seconds, show
 from minio import Minio
 from tests.servers.fresh import fresh_prefix, open_s3
 from tests.servers.processes import Minio as MinioServer
@@ -23,7 +23,6 @@ from tests.servers.provide import s3_credentials
 
 from tunix_rt_common.storage import ArtifactStore, open_store
 
-RESULTS = Path(__file__).with_name("results.json")
 PIECE_BYTES = 64 << 20
 BIG_PIECES, SMALL_PIECES = 32, 4
 ROUNDS = 6
@@ -121,13 +120,8 @@ def _file(folder: Path, pieces: int) -> Path:
 def main() -> None:
     """Measure, show, write."""
     measured = measure_store()
-    document = json.loads(RESULTS.read_text())
-    mine = {measurement.subject for measurement in measured}
-    kept = [row for row in document["measurements"] if row["subject"] not in mine]
-    document["measurements"] = kept + [asdict(measurement) for measurement in measured]
-    RESULTS.write_text(json.dumps(document, indent=2) + "\n")
-    for row in measured:
-        print(f"{row.subject}: {row.value:.0f} {row.unit}; {row.limit_is}: {row.limit:.0f}")
+    record(measured)
+    show(measured)
 
 
 if __name__ == "__main__":

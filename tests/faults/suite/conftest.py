@@ -1,11 +1,12 @@
-"""One cluster for all scenarios, healed before and audited after each, and the table at the end.
+"""One cluster for all scenarios of a process, healed before and audited after each, and the table at the end.
 
 `--faults-report FILE` keeps the table as JSON, or as Markdown where the file is called so.
 """
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.faults.suite import scoreboard
@@ -14,8 +15,8 @@ from tests.faults.suite.crashing import POINTS
 from tests.faults.suite.scene import Scene
 from tests.faults.suite.scoreboard import Score
 
-SCORES = pytest.StashKey[list[Score]]()
-PASSED = pytest.StashKey[set[str]]()
+SCORE, PASSED = "score", "crash points passed"
+"""What a test's report carries, also from the process that ran it to the one that writes the table."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -24,22 +25,38 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "fault(numbers): the fault of RELIABILITY.md that the scenario stages")
-    config.stash[SCORES], config.stash[PASSED] = [], set()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What is given much time starts first: started last, it would run beside idle processes."""
+    items.sort(key=lambda item: -sum(mark.args[0] for mark in item.iter_markers("timeout")))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    scores = config.stash.get(SCORES, [])
+    scores = [Score(**score) for score in told(terminalreporter, SCORE)]
     if not scores:
         return
     terminalreporter.section("fault scenarios")
     for line in scoreboard.table(scores):
         terminalreporter.write_line(line)
-    if passed := config.stash[PASSED]:
+    if passed := set().union(*told(terminalreporter, PASSED)):
         terminalreporter.write_line(f"\n{len(passed)} of {len(POINTS)} crash points at which a process has died:")
         for name in sorted(passed):
             terminalreporter.write_line(f"  {name}")
     if file := config.getoption("--faults-report", default=None):
         scoreboard.write(scores, file)
+
+
+def told(terminalreporter: pytest.TerminalReporter, name: str) -> list[Any]:
+    """What tests have told under a name, in the order of their ends."""
+    reports = (report for reports in terminalreporter.stats.values() for report in reports)
+    return [
+        value
+        for report in reports
+        if getattr(report, "when", None) == "teardown"
+        for key, value in report.user_properties
+        if key == name
+    ]
 
 
 @pytest.fixture(scope="session")
@@ -56,8 +73,7 @@ def scene(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[Scene]:
     scene = Scene(cluster)
     yield scene
     score = replace(scene.settle(), scenario=_name(request))
-    request.config.stash[SCORES].append(score)
-    request.config.stash[PASSED].update(scene.passed)
+    request.node.user_properties += [(SCORE, asdict(score)), (PASSED, sorted(scene.passed))]
     assert scene.violations() == [], cluster.last_words()
     assert (score.lost, score.doubled, score.changed) == (0, 0, 0), cluster.last_words()
 

@@ -62,7 +62,7 @@ def light_specs(scene: Scene, number: int) -> list[dict]:
 
 @pytest.mark.timeout(1200)
 def test_light_runs_under_random_faults(scene):
-    soak(scene, light_specs(scene, 80), patience_s=900)
+    soak(scene, light_specs(scene, 48), patience_s=900)
     scene.wait_for_end(patience_s=300)
 
 

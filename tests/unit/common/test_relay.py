@@ -215,6 +215,27 @@ def test_database_that_stood_still_does_not_count_as_everybodys_silence(open_mac
     machine.heartbeat(claim)
 
 
+def test_outage_within_a_sweep_does_not_count_as_everybodys_silence(open_machine, tmp_path, running, monkeypatch):
+    machine = open_machine(tmp_path / "froze", lease_s=0.5, sweep_s=0.05)
+    running(Relay(machine.database, ListQueue(), machine.settings))
+    time.sleep(0.7)
+    expire, froze = Relay.expire_leases, threading.Event()
+
+    def freeze_and_expire(*arguments, **options):
+        if not froze.is_set():
+            claims.append(machine.claim(machine.submit(), lease_s=0.5))
+            time.sleep(1.0)
+            froze.set()
+        return expire(*arguments, **options)
+
+    claims = []
+    monkeypatch.setattr(Relay, "expire_leases", freeze_and_expire)
+    assert froze.wait(5)
+    time.sleep(0.2)
+    assert machine.job(claims[0].job_id).state == "running"
+    machine.heartbeat(claims[0])
+
+
 def test_published_doorbells_stay_as_a_record(machine, relay):
     machine.submit()
     relay.publish_due()

@@ -282,20 +282,20 @@ def ring_unheard(session: Session, doorbell_s: float) -> int:
     return rung
 
 
-def expired(session: Session, limit: int = 100) -> list[JobRecord]:
-    """Running jobs whose worker has been silent for longer than its lease, locked where the database can.
+def expired(session: Session, at: datetime | None = None, limit: int = 100) -> list[JobRecord]:
+    """Running jobs whose lease had run out at a moment, now unless given; locked where the database can.
 
     One that froze within a transaction holds its job locked: that job is passed over until the database ends the
     transaction, and holds up no other.
     """
-    silent = session.query(JobRecord).filter(_silent(session)).order_by(JobRecord.id).limit(limit)
+    silent = session.query(JobRecord).filter(_silent(at or database_now(session))).order_by(JobRecord.id).limit(limit)
     return silent.with_for_update(skip_locked=True).all()
 
 
-def expire(session: Session, job: JobRecord, ending: Ending) -> bool:
-    """End an attempt whose lease ran out, unless its worker has spoken since; whether it was ended."""
+def expire(session: Session, job: JobRecord, ending: Ending, at: datetime | None = None) -> bool:
+    """End an attempt whose lease had run out, unless its worker has spoken since; whether it was ended."""
     try:
-        _end_attempt(session, (JobRecord.id == job.id, _silent(session)), ending)
+        _end_attempt(session, (JobRecord.id == job.id, _silent(at or database_now(session))), ending)
     except OwnershipLost:
         return False
     return True
@@ -359,8 +359,8 @@ def _overruled(job: JobRecord, state: JobState) -> JobState:
     return JobState.PAUSED if job.pause_requested_at and state in CLAIMABLE else state
 
 
-def _silent(session: Session) -> ColumnElement[bool]:
-    return and_(JobRecord.state == JobState.RUNNING, JobRecord.lease_expires_at < database_now(session))
+def _silent(at: datetime) -> ColumnElement[bool]:
+    return and_(JobRecord.state == JobState.RUNNING, JobRecord.lease_expires_at < at)
 
 
 def _held_by(held: Claim) -> tuple[ColumnElement[bool], ColumnElement[bool]]:

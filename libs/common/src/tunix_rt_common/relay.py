@@ -126,7 +126,7 @@ class Relay:
             pipeline.ring_unheard(session, self._settings.doorbell_s)
             pipeline.fail_overdue(session)
         if self._healthy_s(now) >= self._settings.lease_s:
-            self.expire_leases()
+            self.expire_leases(now)
 
     def _healthy_s(self, now: datetime) -> float:
         """For how long sweeps have followed each other without an outage, a standstill or a sleeping machine."""
@@ -136,16 +136,17 @@ class Relay:
         self._swept_at = now
         return (now - self._healthy_since).total_seconds()
 
-    def expire_leases(self) -> int:
-        """Give the jobs of silent workers back; how many there were.
+    def expire_leases(self, at: datetime | None = None) -> int:
+        """Give the jobs of workers back that were silent at a moment, now unless given; how many there were.
 
-        Called only after one healthy lease time, so that a database outage does not count as everybody's silence.
+        Called only after one healthy lease time, and for the moment at which it was healthy, so that a database outage
+        does not count as everybody's silence.
         """
         with self._database.transaction() as session:
             lost = [
                 job.kind
-                for job in pipeline.expired(session)
-                if pipeline.expire(session, job, lease_lost(job, self._settings))
+                for job in pipeline.expired(session, at)
+                if pipeline.expire(session, job, lease_lost(job, self._settings), at)
             ]
         for kind in lost:
             metrics.LEASES_LOST.labels(kind).inc()
