@@ -68,7 +68,7 @@ def seconds_to_first_step(home: Path, dataset: str) -> float:
 
 
 def _claimed_run(database: Database, settings: Settings, dataset: str) -> Claim:
-    services = Services(settings, database, open_store(settings.resolved_artifacts_url), nudge=lambda: None)
+    services = Services(settings, database, open_store(settings.resolved_artifacts_url))
     train = SftSpec(epochs=1000, max_steps=STEPS, batch_size=64, max_tokens=128)
     with database.transaction() as session:
         run = accept_run(session, services, RunSpec(dataset=dataset, base_model="tiny", train=train))

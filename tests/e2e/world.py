@@ -138,15 +138,15 @@ def serving_api(home: Path, *, builds: bool = True, **settings: Any) -> Iterator
     database.migrate()
     store, queue = open_store(found.resolved_artifacts_url), open_queue("inline://")
     relay, stop = Relay(database, queue, found), threading.Event()
-    serve = (World(found, database, store), queue, stop, relay.nudge)
+    serve = (World(found, database, store), queue, stop)
     threads = [threading.Thread(target=relay.run, args=(stop,))]
     threads += [threading.Thread(target=registry.serve, args=serve)] if builds else []
     for thread in threads:
         thread.start()
-    with listening(create_app(found, database, store, nudge=relay.nudge)) as url:
+    with listening(create_app(found, database, store)) as url:
         yield Server(url, home)
     stop.set()
-    relay.nudge()
+    relay.wake()
     for thread in threads:
         thread.join(10)
     database.close()

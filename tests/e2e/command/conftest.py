@@ -117,17 +117,17 @@ def platform(tmp_path: Path) -> Iterator[Platform]:
     database.migrate()
     store, queue = open_store(settings.resolved_artifacts_url), open_queue("inline://")
     relay, stop = Relay(database, queue, settings), threading.Event()
-    app = create_app(settings, database, store, nudge=relay.nudge)
+    app = create_app(settings, database, store)
     threads = [
         threading.Thread(target=relay.run, args=(stop,)),
-        threading.Thread(target=registry.serve, args=(World(settings, database, store), queue, stop, relay.nudge)),
+        threading.Thread(target=registry.serve, args=(World(settings, database, store), queue, stop)),
     ]
     for thread in threads:
         thread.start()
     with listening(app) as url:
         yield Platform(url, database, store)
     stop.set()
-    relay.nudge()
+    relay.wake()
     for thread in threads:
         thread.join(10)
     database.close()

@@ -35,7 +35,7 @@ class Point(NamedTuple):
 COMMON, PUBLISHING = "tunix_rt_common", "tunix_rt_trainer.publishing"
 POINTS = (
     Point("api: run written, not committed", "tunix_rt_api.runs.service", "accept_run", "after"),
-    Point("api: run committed, not answered", f"{COMMON}.relay", "Relay.nudge", "before"),
+    Point("api: run committed, not answered", f"{COMMON}.relay", "Relay.hear", "before"),
     Point("relay: doorbells taken, none published", f"{COMMON}.relay", "Relay._ring", "before"),
     Point("relay: doorbell published, not marked", f"{COMMON}.relay", "Relay._ring", "after"),
     Point("relay: doorbells marked", f"{COMMON}.relay", "Relay._note", "after"),

@@ -98,12 +98,12 @@ def serving(settings: Settings, listener: socket.socket) -> Iterator[uvicorn.Ser
     stop = threading.Event()
     threads = _start(world, queue, relay, stop)
     start_collector(world, stop)
-    app = create_app(settings, world.database, world.store, nudge=relay.nudge)
+    app = create_app(settings, world.database, world.store)
     try:
         yield uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=5))
     finally:
         stop.set()
-        relay.nudge()
+        relay.wake()
         for thread in threads:
             thread.join(STOP_PATIENCE_S)
         listener.close()
@@ -114,9 +114,7 @@ def serving(settings: Settings, listener: socket.socket) -> Iterator[uvicorn.Ser
 def _start(world: World, queue: Queue, relay: Relay, stop: threading.Event) -> list[threading.Thread]:
     threads = [threading.Thread(target=relay.run, args=(stop,), name="relay", daemon=True)]
     threads += [
-        threading.Thread(
-            target=serve, args=(world, queue, stop, relay.nudge), name=serve.__module__.split(".")[0], daemon=True
-        )
+        threading.Thread(target=serve, args=(world, queue, stop), name=serve.__module__.split(".")[0], daemon=True)
         for serve in WORKERS
     ]
     for thread in threads:

@@ -124,7 +124,7 @@ def submit(session: Session, new: NewJob) -> JobRecord:
 
 def claim_next(session: Session, kinds: Collection[JobKind], worker: str, lease_s: float) -> Claim | None:
     """Take the job of these kinds whose turn it is; None when nothing is due."""
-    job_id = turns.next_job(session, kinds, database_now(session))
+    job_id = turns.next_job(session, kinds)
     return claim(session, job_id, worker, lease_s) if job_id else None
 
 
@@ -328,7 +328,7 @@ def _end_attempt(session: Session, expected: tuple[ColumnElement[bool], ...], en
     job = _job(session, job.id)
     _record(session, job, "state", ending.message, from_state=JobState.RUNNING, to_state=state)
     if state in CLAIMABLE:
-        _ring(session, job, job.not_before)
+        _ring(session, job, now, ending.delay_s)
     _tell_run(session, job, state)
     return state
 
@@ -419,11 +419,21 @@ def _record(
     )
 
 
-def _ring(session: Session, job: JobRecord, due_at: datetime) -> None:
-    job.rung_at = due_at
-    session.add(OutboxRecord(kind=job.kind, job_id=job.id, due_at=due_at, traceparent=job.traceparent))
+def _ring(session: Session, job: JobRecord, now: datetime, delay_s: float = 0.0) -> None:
+    job.rung_at = now + timedelta(seconds=delay_s)
+    bell = OutboxRecord(kind=job.kind, job_id=job.id, due_at=job.rung_at, traceparent=job.traceparent)
+    session.add(bell)
+    if not delay_s:
+        session.info.setdefault(DOORBELLS, []).append(bell)
 
 
+def doorbells(session: Session) -> Sequence[OutboxRecord]:
+    """The doorbells that a transaction has written and that are due at once."""
+    written: Sequence[OutboxRecord] = session.info.get(DOORBELLS, ())
+    return written
+
+
+DOORBELLS = "doorbells"
 STAGES_WITH_SUCCESSOR = frozenset({"train", "evaluate"})
 
 
@@ -443,7 +453,7 @@ def _tell_run(session: Session, job: JobRecord, state: JobState) -> None:
         run.failure = job.failure
 
 
-def is_due(now: datetime) -> ColumnElement[bool]:
+def is_due(now: datetime | ColumnElement[datetime]) -> ColumnElement[bool]:
     """Doorbells that wait to be rung, and that no relay has taken."""
     free = or_(OutboxRecord.taken_until.is_(None), OutboxRecord.taken_until < now)
     return and_(OutboxRecord.published_at.is_(None), OutboxRecord.due_at <= now, free)

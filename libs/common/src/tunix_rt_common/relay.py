@@ -8,13 +8,16 @@ import logging
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from queue import Empty, SimpleQueue
 
 from sqlalchemy import select, update
+from sqlalchemy.orm import Session
 
 from tunix_rt_common import metrics, pipeline, telemetry
 from tunix_rt_common.db.models import OutboxRecord
-from tunix_rt_common.db.session import Database, database_now
+from tunix_rt_common.db.session import Database, DatabaseClock, database_now
 from tunix_rt_common.endings import lease_lost
 from tunix_rt_common.errors import Unavailable
 from tunix_rt_common.messages import MESSAGES
@@ -24,26 +27,33 @@ from tunix_rt_common.settings import Settings
 logger = logging.getLogger(__name__)
 
 BATCH = 100
-IDLE_S = 0.1
+IDLE_S = 0.5
 OUTAGE_S = 1.0
 TAKEN_S = 15.0
 
 
 class Relay:
-    """Publishes due doorbells; `nudge()` after a commit spares it the wait."""
+    """Publishes due doorbells: those that this process commits at once, what others have left at the next look."""
 
     def __init__(self, database: Database, queue: Queue, settings: Settings) -> None:
         self._database = database
         self._queue = queue
         self._settings = settings
-        self._nudged = threading.Event()
+        self._heard: SimpleQueue[OutboxRecord] = SimpleQueue()
+        self._awake = threading.Event()
         self._healthy_since: datetime | None = None
         self._swept_at = datetime.min.replace(tzinfo=UTC)
         self._next_sweep = 0.0
 
-    def nudge(self) -> None:
-        """Something was committed: look now."""
-        self._nudged.set()
+    def hear(self, session: Session) -> None:
+        """A transaction of this process was committed: its doorbells need not be looked for."""
+        for bell in pipeline.doorbells(session):
+            self._heard.put(bell)
+            self.wake()
+
+    def wake(self) -> None:
+        """Whatever there is to do, or to leave for, is now."""
+        self._awake.set()
 
     def ring_waiting(self) -> None:
         """Announce every waiting job anew, for a queue that has forgotten what it held."""
@@ -52,11 +62,25 @@ class Relay:
 
     def run(self, stop: threading.Event) -> None:
         """Publish and sweep until told to stop; an outage is waited out. A queue that is away keeps nobody's lease."""
-        while not stop.is_set():
-            pause_s = max(self._publish(), self._sweep())
-            if pause_s:
-                self._nudged.wait(pause_s)
-                self._nudged.clear()
+        next_look = 0.0
+        with self._database.heard_by(self.hear):
+            while not stop.is_set():
+                self._ring_heard()
+                if time.monotonic() >= next_look:
+                    next_look = time.monotonic() + max(self._publish(), self._sweep())
+                self._awake.wait(max(0.0, next_look - time.monotonic()))
+                self._awake.clear()
+
+    def _ring_heard(self) -> None:
+        """Ring what was heard of; when the queue or the database is away, it waits in the outbox for the next look."""
+        heard: list[OutboxRecord] = []
+        with suppress(Empty):
+            while True:
+                heard.append(self._heard.get_nowait())
+        try:
+            self._ring_all(heard)
+        except Unavailable as error:
+            logger.warning("doorbells wait: %s", error)
 
     def _publish(self) -> float:
         """How long to wait before the next look."""
@@ -77,12 +101,17 @@ class Relay:
         return 0.0
 
     def publish_due(self) -> int:
-        """Ring what is due, then mark it; a crash in between rings twice, which is harmless.
+        """Ring what is due; how many doorbells there were.
 
         Rows are taken for a while first, so that relays beside this one ring others; a relay that died gives them back
         by the passing of time.
         """
         rows = self._take()
+        self._ring_all(rows)
+        return len(rows)
+
+    def _ring_all(self, rows: Sequence[OutboxRecord]) -> None:
+        """Ring, then mark; a crash in between rings twice, which is harmless."""
         rung: list[int] = []
         try:
             for row in rows:
@@ -90,7 +119,6 @@ class Relay:
                 rung.append(row.id)
         finally:
             self._note(rung, [row.id for row in rows if row.id not in rung])
-        return len(rows)
 
     def _ring(self, row: OutboxRecord) -> None:
         with telemetry.span(f"publish {row.kind}", parent=row.traceparent, service="relay", job_id=row.job_id):
@@ -101,13 +129,13 @@ class Relay:
         if not rung and not left:
             return
         with self._database.transaction() as session:
-            now = database_now(session)
-            session.execute(update(OutboxRecord).where(OutboxRecord.id.in_(rung)).values(published_at=now))
-            session.execute(update(OutboxRecord).where(OutboxRecord.id.in_(left)).values(taken_until=None))
+            for ids, noted in ((rung, {"published_at": DatabaseClock()}), (left, {"taken_until": None})):
+                if ids:
+                    session.execute(update(OutboxRecord).where(OutboxRecord.id.in_(ids)).values(noted))
 
     def _take(self) -> Sequence[OutboxRecord]:
         with self._database.reading() as session:
-            if session.scalar(select(OutboxRecord.id).where(pipeline.is_due(database_now(session))).limit(1)) is None:
+            if session.scalar(select(OutboxRecord.id).where(pipeline.is_due(DatabaseClock())).limit(1)) is None:
                 return ()
         with self._database.transaction() as session:
             now = database_now(session)

@@ -43,12 +43,12 @@ class WorkerHandle:
         jsonlogs.setup(self.service, settings.log_format)
         world = World.open(settings)
         telemetry.setup(self.service, world.database)
-        relay = start_relay(world, open_service_queue(settings), stopping)
+        start_relay(world, open_service_queue(settings), stopping)
         if settings.metrics_port:
             metrics.serve(settings.metrics_port, world.database)
         module, _, name = self.jobs.partition(":")
         table = getattr(import_module(module), name)
-        return Supervisor(world, dict(table), stopping, relay.nudge).answer
+        return Supervisor(world, dict(table), stopping).answer
 
 
 def run_worker(service: str, queue_name: QueueName, jobs: str) -> int:
@@ -103,11 +103,10 @@ def open_service_queue(settings: Settings) -> Queue:
     return open_queue(settings.queue_url, settings.queue_secret.get_secret_value() if settings.queue_secret else None)
 
 
-def start_relay(world: World, queue: Queue, stop: threading.Event) -> Relay:
+def start_relay(world: World, queue: Queue, stop: threading.Event) -> None:
     """A relay on a thread of its own, until `stop` is set."""
     relay = Relay(world.database, queue, world.settings)
     threading.Thread(target=relay.run, args=(stop,), name="relay", daemon=True).start()
-    return relay
 
 
 def start_collector(world: World, stop: threading.Event) -> None:

@@ -66,12 +66,10 @@ class Supervisor:
         world: World,
         jobs: dict[JobKind, ChildJob | ShortJob],
         stopping: threading.Event,
-        notify: Callable[[], None],
     ) -> None:
         self._world = world
         self._jobs = jobs
         self._stopping = stopping
-        self._notify = notify
         self._worker = f"{socket.gethostname()}:{os.getpid()}"
 
     def answer(self, message: AnyMessage) -> None:
@@ -121,7 +119,6 @@ class Supervisor:
                     ending = self._here(job, claim)
             measured.outcome = self._close(claim, job.finish, ending)
             telemetry.annotate(outcome=measured.outcome)
-        self._notify()
 
     def _here(self, job: ShortJob, claim: Claim) -> Ending:
         try:

@@ -8,30 +8,39 @@ single job get every other worker, whatever their priorities say.
 import logging
 from collections.abc import Collection
 from datetime import datetime
+from functools import cache
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, and_, func, or_, select, update
+from sqlalchemy import ColumnElement, Select, and_, bindparam, func, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from tunix_rt_common.db.models import JobRecord, ProjectShareRecord
+from tunix_rt_common.db.session import DatabaseClock
 from tunix_rt_common.messages import JobKind
 from tunix_rt_common.states import CLAIMABLE, JobState
 
 logger = logging.getLogger(__name__)
 
 
-def due(now: datetime) -> tuple[ColumnElement[bool], ...]:
+def due(now: datetime | ColumnElement[datetime]) -> tuple[ColumnElement[bool], ...]:
     """Jobs that a worker may take."""
     unwanted = or_(JobRecord.cancel_requested_at.is_not(None), JobRecord.deadline_at <= now)
     return JobRecord.state.in_(CLAIMABLE), JobRecord.not_before <= now, unwanted.is_not(True)
 
 
-def next_job(session: Session, kinds: Collection[JobKind], now: datetime) -> UUID | None:
+def next_job(session: Session, kinds: Collection[JobKind]) -> UUID | None:
     """The job whose turn it is, locked where the database can; jobs that others are taking are passed over."""
+    return session.scalar(_turn(), {"kinds": kinds})
+
+
+@cache
+def _turn() -> Select[UUID]:
+    """Built once: SQLAlchemy takes longer to put this together than Postgres to answer it."""
+    of_kinds = JobRecord.kind.in_(bindparam("kinds", expanding=True))
     running = (
         select(JobRecord.project, func.count().label("jobs"))
-        .where(JobRecord.state == JobState.RUNNING, JobRecord.kind.in_(kinds))
+        .where(JobRecord.state == JobState.RUNNING, of_kinds)
         .group_by(JobRecord.project)
         .subquery()
     )
@@ -40,7 +49,7 @@ def next_job(session: Session, kinds: Collection[JobKind], now: datetime) -> UUI
         select(JobRecord.id)
         .outerjoin(running, running.c.project == JobRecord.project)
         .outerjoin(ProjectShareRecord, share)
-        .where(JobRecord.kind.in_(kinds), *due(now))
+        .where(of_kinds, *due(DatabaseClock()))
         .order_by(
             func.coalesce(running.c.jobs, 0),
             ProjectShareRecord.claimed_at.nulls_first(),
@@ -49,7 +58,7 @@ def next_job(session: Session, kinds: Collection[JobKind], now: datetime) -> UUI
             JobRecord.id,
         )
     )
-    return session.scalar(turn.limit(1).with_for_update(skip_locked=True, of=JobRecord))
+    return turn.limit(1).with_for_update(skip_locked=True, of=JobRecord)
 
 
 def note_served(session: Session, project: str, kind: str, now: datetime) -> None:

@@ -18,10 +18,10 @@ def serve(settings: Settings, stop: threading.Event) -> None:
     """Answer until told to stop; requests under way are finished."""
     world = World.open(settings)
     telemetry.setup("api", world.database)
-    relay = start_relay(world, open_service_queue(settings), stop)
+    start_relay(world, open_service_queue(settings), stop)
     start_collector(world, stop)
     config = uvicorn.Config(
-        create_app(settings, world.database, world.store, nudge=relay.nudge),
+        create_app(settings, world.database, world.store),
         host=settings.host,
         port=settings.port,
         log_config=None,

@@ -1,6 +1,6 @@
 """What endpoints are given: services, sessions, pages of a list."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -19,7 +19,6 @@ class Services:
     settings: Settings
     database: Database
     store: ArtifactStore
-    nudge: Callable[[], None]
 
 
 def services(request: Request) -> Services:

@@ -1,7 +1,5 @@
 """The HTTP application: what is mounted where."""
 
-from collections.abc import Callable
-
 from fastapi import FastAPI
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
@@ -23,15 +21,10 @@ from tunix_rt_common.version import CODE_VERSION
 DESCRIPTION = "Reasoning traces into better models, with proof that they are better."
 
 
-def create_app(
-    settings: Settings, database: Database, store: ArtifactStore, *, nudge: Callable[[], None] = lambda: None
-) -> FastAPI:
-    """The application over an open database and store.
-
-    `nudge` is called after work was accepted, so that a relay in the same process need not wait for its next look.
-    """
+def create_app(settings: Settings, database: Database, store: ArtifactStore) -> FastAPI:
+    """The application over an open database and store."""
     app = FastAPI(title="Tunix RT", version=CODE_VERSION, description=DESCRIPTION, redoc_url=None)
-    app.state.services = Services(settings=settings, database=database, store=store, nudge=nudge)
+    app.state.services = Services(settings=settings, database=database, store=store)
     app.state.metrics = registry_over(database)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(settings.allowed_hosts))
     app.add_middleware(Observation)

@@ -1,7 +1,6 @@
 """The registry's worker: serves its queue until it is told to stop."""
 
 import threading
-from collections.abc import Callable
 
 from tunix_rt_common.queue import Queue
 from tunix_rt_common.supervisor import Supervisor
@@ -9,6 +8,6 @@ from tunix_rt_common.world import World
 from tunix_rt_registry.handlers import JOBS
 
 
-def serve(world: World, queue: Queue, stop: threading.Event, notify: Callable[[], None]) -> None:
+def serve(world: World, queue: Queue, stop: threading.Event) -> None:
     """Handle the registry's messages, one at a time."""
-    queue.serve("registry", lambda stopping: Supervisor(world, dict(JOBS), stopping, notify).answer, stop)
+    queue.serve("registry", lambda stopping: Supervisor(world, dict(JOBS), stopping).answer, stop)

@@ -2,7 +2,7 @@
 
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -78,18 +78,33 @@ def database_now(session: Session) -> datetime:
     return now if now.tzinfo else now.replace(tzinfo=UTC)
 
 
+Listener = Callable[[Session], None]
+
+
 class Database:
     """One engine; `transaction()` writes, `reading()` reads."""
 
     def __init__(self, url: str) -> None:
         self.url = url
         self.engine = _open_engine(url)
+        self._listeners: list[Listener] = []
 
     @contextmanager
     def transaction(self) -> Iterator[Session]:
         """A unit of work: committed as a whole when the block ends, rolled back when it raises."""
         with _translated(), Session(self.engine, expire_on_commit=False) as session, session.begin():
             yield session
+        for listener in self._listeners:
+            listener(session)
+
+    @contextmanager
+    def heard_by(self, listener: Listener) -> Iterator[None]:
+        """While the block lasts, tell somebody of every transaction that this process has committed."""
+        self._listeners.append(listener)
+        try:
+            yield
+        finally:
+            self._listeners.remove(listener)
 
     @contextmanager
     def reading(self) -> Iterator[Session]:

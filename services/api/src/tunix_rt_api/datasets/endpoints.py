@@ -28,7 +28,6 @@ def build_dataset(
     """Accept the build of a new version; watch its state until it has succeeded."""
     with services.database.transaction() as session:
         shown = once(session, key, spec, DatasetOut, lambda: service.show(session, service.accept_build(session, spec)))
-    services.nudge()
     response.headers["Location"] = f"/api/v1/datasets/{shown.dataset_id}"
     return shown
 

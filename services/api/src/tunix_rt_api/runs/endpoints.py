@@ -28,7 +28,6 @@ def create_run(spec: RunSpec, services: ServicesDep, response: Response, key: Id
     """Accept a run: train, evaluate, gate, register."""
     with services.database.transaction() as session:
         run = once(session, key, spec, RunOut, lambda: service.show(service.accept_run(session, services, spec)))
-    services.nudge()
     response.headers["Location"] = f"/api/v1/runs/{run.run_id}"
     return run
 
@@ -119,6 +118,4 @@ def resume_run(run_id: str, services: ServicesDep) -> RunOut:
     with services.database.transaction() as session:
         run = service.find_run(session, run_id)
         service.resume(session, run)
-        shown = service.show(run)
-    services.nudge()
-    return shown
+        return service.show(run)

@@ -44,7 +44,6 @@ def run(request: TunixRunRequest, services: ServicesDep, response: Response) -> 
             timeout_s=request.timeout_seconds,
         )
         shown = service.show(session, accepted)
-    services.nudge()
     response.headers["Location"] = f"/api/tunix/runs/{shown.run_id}"
     return shown
 

@@ -50,7 +50,6 @@ def build_dataset(services: Services, request: DatasetBuildRequest) -> DatasetBu
     spec = _dataset_spec(request)
     with services.database.transaction() as session:
         dataset = accept_build(session, spec)
-    services.nudge()
     built = _wait_for_build(services, dataset.id)
     return DatasetBuildResponse(
         dataset_key=spec.name,
