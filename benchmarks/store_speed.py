@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from urllib.parse import urlsplit
@@ -26,6 +27,7 @@ from tunix_rt_common.storage import ArtifactStore, open_store
 PIECE_BYTES = 64 << 20
 BIG_PIECES, SMALL_PIECES = 32, 4
 ROUNDS = 6
+FOREVER = datetime.max.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def _with_our_store(url: str, file: Path) -> Legs:
     return (
         lambda: names.append(store.put_file(file).sha256),
         lambda: store.fetch(names[0], copy),
-        lambda: (store.delete(names[0]), copy.unlink()),
+        lambda: (store.delete(names[0], FOREVER), copy.unlink()),
     )
 
 

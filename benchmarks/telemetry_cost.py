@@ -15,6 +15,7 @@ from statistics import median
 from measurement import Measurement, record, show
 from tests.e2e.bars.cluster import running_cluster
 from tests.e2e.bars.server import build_sums, small_run
+from tests.e2e.bars.test_survival import wait_for_end
 from tests.servers.fresh import fresh_prefix
 from tests.servers.otlp import OtlpReceiver
 from tests.servers.processes import Minio, Postgres, Redis
@@ -67,7 +68,7 @@ def timed_pair(silent: Client, exporting: Client, *, exporting_first: bool) -> t
 
 def run_seconds(client: Client) -> float:
     """A run from its first job's start to its end, by the database's clock."""
-    run = client.runs.wait(client.runs.create(small_run(STEPS, checkpoint_every=100)).run_id)
+    run = wait_for_end(client, client.runs.create(small_run(STEPS, checkpoint_every=100)).run_id)
     assert run.state == "succeeded"
     assert run.started_at
     assert run.finished_at
