@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -188,6 +189,19 @@ def test_a_collector_that_never_answers_costs_a_short_process_at_most_its_patien
 
 def test_a_collector_that_never_answers_is_not_waited_for_by_who_knows_it(black_hole):
     assert shutdown_s(black_hole, work_s=3) < 0.5
+
+
+def test_children_are_given_no_collector_while_it_does_not_answer(black_hole, monkeypatch):
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", black_hole)
+    telemetry.setup("trainer")
+    with telemetry.span("wait"):
+        pass
+    assert telemetry.child_environment() == {}
+    deadline = time.monotonic() + 10
+    while not (given := telemetry.child_environment()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    telemetry.shutdown()
+    assert given["OTEL_EXPORTER_OTLP_ENDPOINT"] == ""
 
 
 def test_a_dead_collector_is_not_waited_for():

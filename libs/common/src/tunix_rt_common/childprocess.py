@@ -11,6 +11,7 @@ from typing import BinaryIO, Self, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from tunix_rt_common import telemetry
 from tunix_rt_common.child import describe_claim
 from tunix_rt_common.jobreport import CLAIM_VARIABLE, REPORT_FD_VARIABLE, AnyLine, JobReport
 from tunix_rt_common.pipeline import Claim
@@ -33,11 +34,15 @@ class ChildProcess:
         self._report = report
         self._grace_s = settings.stop_grace_s
         report_end, child_end = os.pipe()
-        environment = settings.child_environment() | {
-            CLAIM_VARIABLE: describe_claim(claim),
-            REPORT_FD_VARIABLE: str(child_end),
-            "PYTHONUNBUFFERED": "1",
-        }
+        environment = (
+            settings.child_environment()
+            | telemetry.child_environment()
+            | {
+                CLAIM_VARIABLE: describe_claim(claim),
+                REPORT_FD_VARIABLE: str(child_end),
+                "PYTHONUNBUFFERED": "1",
+            }
+        )
         if traceparent:
             environment["TRACEPARENT"] = traceparent
         self._process = subprocess.Popen(

@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 RUN_ID, JOB_ID = "tunix_rt.run_id", "tunix_rt.job_id"
 ENDPOINT_VARIABLES = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+COLLECTOR = "the OTLP collector"
 SCHEDULE_DELAY_MS = 500
 HANGING_S = 1.0
 NAME_CHARS = 200
@@ -35,14 +36,19 @@ class Outlet:
     """One way out for spans: a queue of bounded size, a thread that empties it, and whether its end answers."""
 
     def __init__(self, name: str, open_exporter: Callable[[], SpanExporter]) -> None:
+        self.name = name
         self._exporter = PatientExporter(name, open_exporter)
         self.processor = BatchSpanProcessor(self._exporter, schedule_delay_millis=SCHEDULE_DELAY_MS)
+
+    def answers(self) -> bool:
+        """Whether the last batch arrived and none hangs."""
+        return self._exporter.answers()
 
     def close(self, timeout_s: float) -> None:
         """Send what is left, for at most `timeout_s`; without waiting when nobody answers anyway."""
         closing = threading.Thread(target=self.processor.shutdown, name="telemetry-shutdown", daemon=True)
         closing.start()
-        if self._exporter.answers():
+        if self.answers():
             closing.join(timeout_s)
 
 
@@ -112,7 +118,7 @@ def outlets(database: Database | None) -> list[Outlet]:
     logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
     found = [Outlet("the database", lambda: DatabaseExporter(database))] if database is not None else []
     if any(os.environ.get(variable) for variable in ENDPOINT_VARIABLES):
-        found.append(Outlet("the OTLP collector", _open_otlp))
+        found.append(Outlet(COLLECTOR, _open_otlp))
     return found
 
 

@@ -27,10 +27,10 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from tunix_rt_common import correlation
 from tunix_rt_common.db.session import Database
-from tunix_rt_common.spanexport import SERVICE_PREFIX, Outlet, outlets
+from tunix_rt_common.spanexport import COLLECTOR, ENDPOINT_VARIABLES, SERVICE_PREFIX, Outlet, outlets
 from tunix_rt_common.version import CODE_VERSION
 
-SHUTDOWN_S = 2.0
+SHUTDOWN_S = 1.0
 PREFIX = "tunix_rt."
 TRACEPARENT = "traceparent"
 
@@ -105,11 +105,17 @@ def setup(service: str, database: Database | None = None) -> None:
 
 
 def shutdown() -> None:
-    """Send what is left, for at most 2 s in all; spans that end later are dropped, until the next `setup`."""
+    """Send what is left, for at most 1 s in all; spans that end later are dropped, until the next `setup`."""
     with _Here.lock:
         closing, _Here.process = _Here.process, None
     if closing and closing.pid == os.getpid():
         _close(closing)
+
+
+def child_environment() -> dict[str, str]:
+    """No collector for a child while it does not answer this process: a child that ends soon would wait for it."""
+    collectors = [outlet for outlet in _Here.process.outlets if outlet.name == COLLECTOR] if _Here.process else []
+    return {} if all(outlet.answers() for outlet in collectors) else dict.fromkeys(ENDPOINT_VARIABLES, "")
 
 
 def traceparent() -> str | None:
