@@ -44,7 +44,7 @@ class Worker:
         settings = self.machine.settings.model_copy(update=settings)
         world = World(settings, self.machine.database, self.store)
         jobs = {"train": ChildJob("faulty", evaluate_next)}
-        Supervisor(world, jobs, self.stopping, lambda: None).work_once()
+        Supervisor(world, jobs, self.stopping).work_once()
         return self.machine.job(job_id)
 
     def handle_while(self, job_id, meanwhile, **settings):

@@ -99,7 +99,7 @@ class Site:
 
     def __init__(self, world: World, url: str, scratch: Path) -> None:
         self.world, self.url, self._scratch = world, url, scratch
-        self._registry = Supervisor(world, dict(REGISTRY_JOBS), threading.Event(), lambda: None)
+        self._registry = Supervisor(world, dict(REGISTRY_JOBS), threading.Event())
 
     def get(self, path: str) -> Answer:
         return self._open(urllib.request.Request(self.url + path))

@@ -13,7 +13,7 @@ def main() -> None:
     settings = Settings()
     world = World(settings, open_database(settings.resolved_database_url), open_store(settings.resolved_artifacts_url))
     jobs = {"train": ChildJob("faulty", lambda *_: [])}
-    Supervisor(world, jobs, threading.Event(), lambda: None).work_once()
+    Supervisor(world, jobs, threading.Event()).work_once()
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ class Builder:
         with self.machine.writing() as session:
             session.add(dataset)
         job_id = self.machine.submit(dataset_id=dataset.id)
-        Supervisor(self.world, dict(JOBS), threading.Event(), lambda: None).work_once()
+        Supervisor(self.world, dict(JOBS), threading.Event()).work_once()
         with self.machine.reading() as session:
             return session.get_one(DatasetRecord, dataset.id), self.machine.job(job_id)
 

@@ -45,7 +45,7 @@ class Registry:
 
     def handle(self, job_id):
         """Let the worker do it; the run's version and the last words about it."""
-        Supervisor(self.world, dict(JOBS), threading.Event(), lambda: None).work_once()
+        Supervisor(self.world, dict(JOBS), threading.Event()).work_once()
         run_id = self.machine.job(job_id).run_id
         versions = [row for row in self.machine.all(ModelVersionRecord) if row.run_id == run_id]
         words = [event.message for event in self.machine.events(job_id) if event.kind == "registered"]
