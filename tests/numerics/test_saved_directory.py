@@ -8,7 +8,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from tunix_rt_modeling import huggingface
-from tunix_rt_modeling.config import Llama3Rope, ModelConfig
+from tunix_rt_modeling.config import Llama3Rope, ModelConfig, Rope
 from tunix_rt_modeling.tokenizer import byte_tokenizer
 from tunix_rt_modeling.transformer import Params, init_params, logits
 
@@ -27,10 +27,11 @@ TIED = ModelConfig(
     pad_token_id=256,
 )
 ROPE = Llama3Rope(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_positions=32)
+BIASES = ("qkv_bias", "output_bias", "mlp_bias")
 VARIANTS = {
     "tied": TIED,
-    "biased": TIED.model_copy(update={"tie_embeddings": False, "attention_bias": True, "mlp_bias": True}),
-    "llama3_rope": TIED.model_copy(update={"rope_theta": 5e5, "rope_scaling": ROPE, "eos_token_ids": (258, 260)}),
+    "biased": TIED.model_copy(update={"tie_embeddings": False} | dict.fromkeys(BIASES, True)),
+    "llama3_rope": TIED.model_copy(update={"rope": Rope(theta=5e5, scaling=ROPE), "eos_token_ids": (258, 260)}),
 }
 
 

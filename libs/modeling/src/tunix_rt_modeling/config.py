@@ -1,25 +1,33 @@
-"""The numbers that fix a decoder's arithmetic, read from and written to a Hugging Face config.json."""
+"""The numbers and switches that fix a decoder's arithmetic. One decoder computes all families; this is what differs."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-
-from tunix_rt_common.errors import UnusableModel
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 _Size = Annotated[int, Field(ge=1, le=2**24)]
 _TokenId = Annotated[int, Field(ge=0, lt=2**24)]
 _Positive = Annotated[float, Field(gt=0)]
+FamilyName = Literal["llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text"]
+"""As `model_type` in config.json."""
 
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=(), strict=True)
 
 
+class LinearRope(_Frozen):
+    """Positions divided by a factor (Chen et al. 2023, arXiv:2306.15595)."""
+
+    kind: Literal["linear"] = "linear"
+    factor: _Positive
+
+
 class Llama3Rope(_Frozen):
     """Llama 3.1's stretching of the rotary wavelengths; lengths are in positions."""
 
+    kind: Literal["llama3"] = "llama3"
     factor: _Positive
     low_freq_factor: _Positive
     high_freq_factor: _Positive
@@ -32,12 +40,20 @@ class Llama3Rope(_Frozen):
         return self
 
 
+class Rope(_Frozen):
+    """Rotary positions (Su et al. 2021, arXiv:2104.09864)."""
+
+    theta: _Positive = 10_000.0
+    scaling: Annotated[LinearRope | Llama3Rope, Field(discriminator="kind")] | None = None
+
+
 class ModelConfig(_Frozen):
-    """A decoder of the Llama architecture.
+    """A pre-norm decoder with rotary positions, grouped queries and a gated MLP.
 
     `compute_dtype` is what matrix products run in; weights are kept in float32 whatever the file stores.
     """
 
+    family: FamilyName = "llama"
     vocab_size: _Size
     hidden_size: _Size
     intermediate_size: _Size
@@ -46,12 +62,31 @@ class ModelConfig(_Frozen):
     num_kv_heads: _Size
     head_dim: Annotated[int, Field(ge=2, le=2**16, multiple_of=2)]
     max_positions: _Size
-    rope_theta: _Positive = 10_000.0
-    rope_scaling: Llama3Rope | None = None
+    rope: Rope = Rope()
+    sliding_window: _Size | None = None
+    """How many tokens a sliding layer looks back on, its own included."""
+    sliding_layers: tuple[bool, ...] = ()
+    """Which layers slide, one entry for each; empty when none does."""
+    sliding_rope: Rope | None = None
+    """The rotary positions of sliding layers, where they differ."""
     rms_norm_eps: _Positive = 1e-5
     tie_embeddings: bool = False
-    attention_bias: bool = False
+    qkv_bias: bool = False
+    output_bias: bool = False
     mlp_bias: bool = False
+    activation: Literal["silu", "gelu_tanh"] = "silu"
+    query_scale: _Positive | None = None
+    """What scores are multiplied by; 1 / sqrt(head_dim) unless given."""
+    attention_softcap: _Positive | None = None
+    logit_softcap: _Positive | None = None
+    normed_queries: bool = False
+    """An RMSNorm over each head of queries and keys."""
+    normed_branches: bool = False
+    """Another RMSNorm after attention and after the MLP, each before it is added to the residual stream."""
+    offset_norms: bool = False
+    """Norms multiply by 1 + scale."""
+    scaled_embeddings: bool = False
+    """Embeddings are multiplied by sqrt(hidden_size)."""
     bos_token_id: _TokenId | None = None
     eos_token_ids: tuple[_TokenId, ...] = ()
     pad_token_id: _TokenId | None = None
@@ -66,6 +101,14 @@ class ModelConfig(_Frozen):
         return self
 
     @model_validator(mode="after")
+    def _sliding_layers_have_a_window(self) -> "ModelConfig":
+        if self.sliding_layers and len(self.sliding_layers) != self.num_layers:
+            raise ValueError(f"layer_types has {len(self.sliding_layers)} entries for {self.num_layers} layers")
+        if any(self.sliding_layers) and self.sliding_window is None:
+            raise ValueError("sliding_window is missing, and layer_types has sliding layers")
+        return self
+
+    @model_validator(mode="after")
     def _special_tokens_have_embeddings(self) -> "ModelConfig":
         single = {"bos_token_id": self.bos_token_id, "pad_token_id": self.pad_token_id}
         named = [(name, token) for name, token in single.items() if token is not None]
@@ -73,150 +116,6 @@ class ModelConfig(_Frozen):
             if token >= self.vocab_size:
                 raise ValueError(f"{name} {token} is not below vocab_size {self.vocab_size}")
         return self
-
-    @classmethod
-    def from_hf(cls, document: Mapping[str, Any]) -> "ModelConfig":
-        """Read a config.json of transformers 4 or 5.
-
-        Fields that do not change the arithmetic are ignored.
-
-        Raises:
-            UnusableModel: a field is missing, wrong, or asks for arithmetic that is not implemented; it is named.
-        """
-        _refuse_unsupported(document)
-        fields = {ours: document[theirs] for ours, theirs in _HF_NAMES.items() if document.get(theirs) is not None}
-        fields |= _implied(document) | _rope(document)
-        eos = document.get("eos_token_id")
-        if eos is not None:
-            fields["eos_token_ids"] = tuple(eos) if isinstance(eos, list) else (eos,)
-        try:
-            return cls(**fields)
-        except ValidationError as error:
-            raise UnusableModel(_explain(error)) from error
-
-    def to_hf(self) -> dict[str, Any]:
-        """Return the config.json of a float32 LlamaForCausalLM; `from_hf` reads it back unchanged.
-
-        The rotary fields are written twice, as transformers 5 and as older readers expect them.
-        """
-        scaling: dict[str, Any] | None = None
-        if self.rope_scaling is not None:
-            fields = self.rope_scaling.model_dump()
-            scaling = {"rope_type": "llama3", **{_ROPE_NAMES.get(name, name): fields[name] for name in fields}}
-        return {theirs: getattr(self, ours) for ours, theirs in _HF_NAMES.items()} | {
-            "architectures": ["LlamaForCausalLM"],
-            "attention_dropout": 0.0,
-            "dtype": "float32",
-            "eos_token_id": list(self.eos_token_ids) if len(self.eos_token_ids) != 1 else self.eos_token_ids[0],
-            "hidden_act": "silu",
-            "model_type": "llama",
-            "rope_parameters": {"rope_type": "default", "rope_theta": self.rope_theta} | (scaling or {}),
-            "rope_scaling": scaling,
-            "rope_theta": self.rope_theta,
-        }
-
-
-_HF_NAMES = {
-    "vocab_size": "vocab_size",
-    "hidden_size": "hidden_size",
-    "intermediate_size": "intermediate_size",
-    "num_layers": "num_hidden_layers",
-    "num_heads": "num_attention_heads",
-    "num_kv_heads": "num_key_value_heads",
-    "head_dim": "head_dim",
-    "max_positions": "max_position_embeddings",
-    "rms_norm_eps": "rms_norm_eps",
-    "tie_embeddings": "tie_word_embeddings",
-    "attention_bias": "attention_bias",
-    "mlp_bias": "mlp_bias",
-    "bos_token_id": "bos_token_id",
-    "pad_token_id": "pad_token_id",
-}
-_ROPE_NAMES = {"original_max_positions": "original_max_position_embeddings"}
-_EXPECTED: Mapping[str, tuple[Any, ...]] = {
-    "model_type": ("llama",),
-    "hidden_act": ("silu", None),
-    "pretraining_tp": (1, None),
-    "quantization_config": (None,),
-    "compression_config": (None,),
-    "partial_rotary_factor": (1, None),
-}
-
-
-def _refuse_unsupported(document: Mapping[str, Any]) -> None:
-    if document.get("auto_map") is not None:
-        raise UnusableModel(
-            "config.json: auto_map asks for code from the model's directory, which is never run: use a plain checkpoint"
-        )
-    for name, expected in _EXPECTED.items():
-        if document.get(name) not in expected:
-            raise UnusableModel(
-                f"config.json: {name} {document.get(name)!r} is not supported: this runtime needs {expected[0]!r}"
-            )
-    architectures = document.get("architectures")
-    if architectures is not None and architectures != ["LlamaForCausalLM"]:
-        raise UnusableModel(
-            f"config.json: architectures {architectures!r} is not supported: this runtime needs ['LlamaForCausalLM']"
-        )
-
-
-def _implied(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Fill in what LlamaForCausalLM derives when config.json is silent about it."""
-    heads, hidden = document.get("num_attention_heads"), document.get("hidden_size")
-    implied = {}
-    if document.get("num_key_value_heads") is None and heads is not None:
-        implied["num_kv_heads"] = heads
-    if document.get("head_dim") is None and isinstance(heads, int) and isinstance(hidden, int) and heads > 0:
-        if hidden % heads:
-            raise UnusableModel(
-                f"config.json: hidden_size {hidden} is not divisible by num_attention_heads {heads}: give head_dim"
-            )
-        implied["head_dim"] = hidden // heads
-    return implied
-
-
-def _rope(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge `rope_parameters` with the older `rope_theta` and `rope_scaling`; None means not given."""
-    rope: dict[str, Any] = {}
-    for name in ("rope_scaling", "rope_parameters"):
-        part = document.get(name) or {}
-        if not isinstance(part, dict):
-            raise UnusableModel(f"config.json: {name} must be an object, not {part!r}")
-        rope |= {key: value for key, value in part.items() if value is not None}
-    theta = document.get("rope_theta")
-    if theta is not None and rope.setdefault("rope_theta", theta) != theta:
-        raise UnusableModel(f"config.json: rope_theta {theta!r} contradicts rope_parameters: keep one of them")
-    kind = rope.pop("rope_type", rope.pop("type", "default"))
-    rope.pop("type", None)
-    fields = {"rope_theta": rope.pop("rope_theta")} if "rope_theta" in rope else {}
-    return fields | {"rope_scaling": _rope_scaling(kind, rope)}
-
-
-def _rope_scaling(kind: object, rest: dict[str, Any]) -> dict[str, Any] | None:
-    if rest.get("partial_rotary_factor") == 1:
-        del rest["partial_rotary_factor"]
-    if kind == "llama3":
-        ours = {theirs: ours for ours, theirs in _ROPE_NAMES.items()}
-        return {ours.get(name, name): value for name, value in rest.items()}
-    if kind != "default" or rest:
-        what = f"rope_type {kind!r}" if kind != "default" else f"{sorted(rest)} in rope_parameters"
-        raise UnusableModel(f"config.json: {what} is not supported: use rope_type 'default' or 'llama3'")
-    return None
-
-
-def _explain(error: ValidationError) -> str:
-    """Name every wrong field as config.json spells it."""
-    names = _HF_NAMES | {"eos_token_ids": "eos_token_id", "rope_scaling": "rope_parameters"}
-    parts = []
-    for problem in error.errors():
-        where = ".".join(names.get(str(part), str(part)) for part in problem["loc"])
-        if problem["type"] == "missing":
-            parts.append(f"{where} is missing")
-        elif problem["type"] == "value_error":
-            parts.append(f"{where} {problem['msg'].removeprefix('Value error, ')}".strip())
-        else:
-            parts.append(f"{where} is {problem['input']!r}: {problem['msg']}")
-    return f"config.json: {'; '.join(parts)}. Correct the file or take it from the original model."
 
 
 def _preset(**sizes: Any) -> ModelConfig:

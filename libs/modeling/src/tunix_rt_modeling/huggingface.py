@@ -16,6 +16,7 @@ from safetensors.numpy import save_file
 from tunix_rt_common.errors import UnusableModel
 from tunix_rt_common.safetensors_header import Tensors, check_safetensors
 from tunix_rt_modeling.config import ModelConfig
+from tunix_rt_modeling.config_json import read_config_json, write_config_json
 from tunix_rt_modeling.directory import check_shapes, inside, read_float32, read_json
 from tunix_rt_modeling.tokenizer import Tokenizer, load_tokenizer
 from tunix_rt_modeling.transformer import Params, init_params
@@ -53,7 +54,7 @@ def load(directory: Path) -> LoadedModel:
 
 def read_config(directory: Path) -> ModelConfig:
     """Read config.json; UnusableModel names the field that is wrong or unsupported."""
-    return ModelConfig.from_hf(read_json(directory, "config.json"))
+    return read_config_json(read_json(directory, "config.json"))
 
 
 def load_params(directory: Path, config: ModelConfig) -> Params:
@@ -85,16 +86,21 @@ def load_params(directory: Path, config: ModelConfig) -> Params:
 
 def save(directory: Path, config: ModelConfig, params: Params, tokenizer: Tokenizer) -> None:
     """Write a directory that `load` and transformers read: float32, one file, the same bytes for the same model."""
+    save_model(directory, config, params)
+    for name, content in tokenizer.files().items():
+        (directory / name).write_bytes(content)
+
+
+def save_model(directory: Path, config: ModelConfig, params: Params) -> None:
+    """Write configuration and weights alone."""
     directory.mkdir(parents=True, exist_ok=True)
-    document = config.to_hf()
+    document = write_config_json(config)
     _write_json(directory / "config.json", document)
     special = {name: document[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     _write_json(directory / "generation_config.json", special)
     host = jax.device_get(params)
     tensors = {name: np.ascontiguousarray(slot.read(host)) for name, slot in _slots(config).items()}
     save_file(tensors, directory / _WEIGHTS, metadata={"format": "pt"})
-    for name, content in tokenizer.files().items():
-        (directory / name).write_bytes(content)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,8 @@ Axis letters: B batch, T query tokens, S key slots, D hidden, H heads, N key/val
 K head_dim, V vocabulary, L layers.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -15,17 +17,41 @@ from jaxtyping import Array, Bool, Float, Int
 
 from tunix_rt_modeling.config import ModelConfig
 
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"silu": nn.silu, "gelu_tanh": partial(nn.gelu, approximate=True)}
 _SCORES_AT_ONCE = 2**21
 _MASKED = -1e30
 
 
-class Context(NamedTuple):
-    """What every layer shares: rotary angles, who may look at whom, and the first cache slot to write."""
+class View(NamedTuple):
+    """What the layers of a kind, full or sliding, see: rotary angles, and who may look at whom."""
 
     cos: Float[Array, "batch tokens 1 head_dim"]
     sin: Float[Array, "batch tokens 1 head_dim"]
     mask: Bool[Array, "batch tokens slots"]
+
+
+class Context(NamedTuple):
+    """What the layers share: the first cache slot to write, and the views.
+
+    A model of layers that are all alike has one view, a mixed one those of its full and of its sliding layers.
+    """
+
+    views: tuple[View, ...]
     start: Int[Array, ""] | int
+
+    def view(self, slides: Bool[Array, ""]) -> View:
+        """The view of a layer; which kind it is, is known when it runs and not when it is compiled."""
+        if len(self.views) == 1:
+            return self.views[0]
+        full, sliding = self.views
+        return jax.tree.map(partial(jnp.where, slides), sliding, full)
+
+
+class Place(NamedTuple):
+    """A layer's number, and whether it is a sliding one."""
+
+    number: Int[Array, ""]
+    slides: Bool[Array, ""]
 
 
 class Stream(NamedTuple):
@@ -36,13 +62,14 @@ class Stream(NamedTuple):
     values: Float[Array, "layers batch kv_heads slots head_dim"] | None
 
 
-def _rotate(x: Float[Array, "B T heads K"], context: Context) -> Float[Array, "B T heads K"]:
+def _rotate(x: Float[Array, "B T heads K"], view: View) -> Float[Array, "B T heads K"]:
     first, second = jnp.split(x, 2, axis=-1)
     turned = jnp.concatenate([-second, first], axis=-1)
-    return (x * context.cos + turned * context.sin).astype(x.dtype)
+    return (x * view.cos + turned * view.sin).astype(x.dtype)
 
 
 def _attend_in_slices(
+    attend: Callable[[Array, Array, Array, Array], Array],
     query: Float[Array, "B T H K"],
     key: Float[Array, "B N S K"],
     value: Float[Array, "B N S K"],
@@ -52,10 +79,10 @@ def _attend_in_slices(
     batch, tokens, heads, _ = query.shape
     rows = max(1, _SCORES_AT_ONCE // (tokens * heads * key.shape[2]))
     if rows >= batch:
-        return _attend(query, key, value, mask)
+        return attend(query, key, value, mask)
 
     def attend_row(row: tuple[Array, Array, Array, Array]) -> Array:
-        return _attend(*(part[None] for part in row))[0]
+        return attend(*(part[None] for part in row))[0]
 
     return jax.lax.map(jax.checkpoint(attend_row), (query, key, value, mask), batch_size=rows)
 
@@ -65,20 +92,31 @@ def _attend(
     key: Float[Array, "B N S K"],
     value: Float[Array, "B N S K"],
     mask: Bool[Array, "B T S"],
+    *,
+    scale: float,
+    softcap: float | None,
 ) -> Float[Array, "B T H K"]:
     """Scaled dot-product attention with shared key/value heads; softmax in float32.
+
+    With a soft cap c, scores s become c tanh(s / c) (Gemma 2, arXiv:2408.00118).
 
     The queries that share a key head become rows of one matrix, which spares XLA on CPU half of the decoding time.
     """
     batch, tokens, heads, head_dim = query.shape
     kv_heads, slots = key.shape[1:3]
     query = query.reshape(batch, tokens, kv_heads, -1, head_dim).transpose(0, 2, 3, 1, 4)
-    query = query.reshape(batch, kv_heads, -1, head_dim) * head_dim**-0.5
+    query = query.reshape(batch, kv_heads, -1, head_dim) * scale
     scores = (query @ key.swapaxes(2, 3)).astype(jnp.float32).reshape(batch, kv_heads, -1, tokens, slots)
+    scores = soft_capped(scores, softcap)
     weights = jax.nn.softmax(jnp.where(mask[:, None, None], scores, _MASKED), axis=-1).astype(value.dtype)
     mixed = weights.reshape(batch, kv_heads, -1, slots) @ value
     mixed = mixed.reshape(batch, kv_heads, -1, tokens, head_dim).transpose(0, 3, 1, 2, 4)
     return mixed.reshape(batch, tokens, heads, head_dim)
+
+
+def soft_capped(scores: Float[Array, "..."], cap: float | None) -> Float[Array, "..."]:
+    """Scores kept within ±cap, smoothly; as they are without one."""
+    return scores if cap is None else cap * jnp.tanh(scores / cap)
 
 
 class Linear(nn.Module):
@@ -109,17 +147,24 @@ def _project(x: Float[Array, "B T inputs"], kernel: Float[Array, "inputs feature
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x) * scale, in float32 (Zhang & Sennrich 2019, arXiv:1910.07467)."""
+    """x / rms(x) * scale, in float32 (Zhang & Sennrich 2019, arXiv:1910.07467); `offset` is added to the scale."""
 
     epsilon: float
+    offset: float = 0.0
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+    def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
         """Normalise the last axis."""
-        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), jnp.float32)
+        init = nn.initializers.constant(1.0 - self.offset)
+        scale = self.param("scale", init, (x.shape[-1],), jnp.float32) + self.offset
         wide = x.astype(jnp.float32)
         variance = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
         return (scale * wide * jax.lax.rsqrt(variance + self.epsilon)).astype(x.dtype)
+
+
+def norm(config: ModelConfig, name: str) -> RMSNorm:
+    """One of the model's norms."""
+    return RMSNorm(config.rms_norm_eps, float(config.offset_norms), name=name)
 
 
 class Attention(nn.Module):
@@ -129,23 +174,28 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, stream: Stream, normed: Float[Array, "B T D"], layer: Int[Array, ""], context: Context
+        self, stream: Stream, normed: Float[Array, "B T D"], place: Place, context: Context
     ) -> tuple[Float[Array, "B T D"], Stream]:
         """Return what the heads add to the residual stream, and the stream with its cache extended."""
-        config, batch_shape = self.config, normed.shape[:2]
+        config, batch_shape, view = self.config, normed.shape[:2], context.view(place.slides)
 
         def project(name: str, heads: int) -> Float[Array, "B T heads K"]:
-            linear = Linear(heads * config.head_dim, config.attention_bias, config.compute_dtype, name=name)
+            linear = Linear(heads * config.head_dim, config.qkv_bias, config.compute_dtype, name=name)
             return linear(normed).reshape(*batch_shape, heads, config.head_dim)
 
-        query = _rotate(project("q_proj", config.num_heads), context)
-        key = _rotate(project("k_proj", config.num_kv_heads), context).swapaxes(1, 2)
+        def positioned(name: str, heads: Float[Array, "B T heads K"]) -> Float[Array, "B T heads K"]:
+            return _rotate(norm(config, name)(heads) if config.normed_queries else heads, view)
+
+        query = positioned("q_norm", project("q_proj", config.num_heads))
+        key = positioned("k_norm", project("k_proj", config.num_kv_heads)).swapaxes(1, 2)
         value = project("v_proj", config.num_kv_heads).swapaxes(1, 2)
-        key, keys = _remember(stream.keys, key, layer, context.start)
-        value, values = _remember(stream.values, value, layer, context.start)
-        heads = _attend_in_slices(query, key, value, context.mask).reshape(*batch_shape, -1)
+        key, keys = _remember(stream.keys, key, place.number, context.start)
+        value, values = _remember(stream.values, value, place.number, context.start)
+        scale = config.query_scale or config.head_dim**-0.5
+        attend = partial(_attend, scale=scale, softcap=config.attention_softcap)
+        heads = _attend_in_slices(attend, query, key, value, view.mask).reshape(*batch_shape, -1)
         residual = 0.5 / config.num_layers
-        out = Linear(config.hidden_size, config.attention_bias, config.compute_dtype, residual, name="o_proj")(heads)
+        out = Linear(config.hidden_size, config.output_bias, config.compute_dtype, residual, name="o_proj")(heads)
         return out, stream._replace(keys=keys, values=values)
 
 
@@ -163,7 +213,7 @@ def _remember(
 
 
 class MLP(nn.Module):
-    """down(silu(gate(x)) * up(x)) (Shazeer 2020, arXiv:2002.05202)."""
+    """down(activation(gate(x)) * up(x)) (Shazeer 2020, arXiv:2002.05202)."""
 
     config: ModelConfig
 
@@ -174,24 +224,29 @@ class MLP(nn.Module):
         bias, dtype = config.mlp_bias, config.compute_dtype
         gate = Linear(config.intermediate_size, bias, dtype, name="gate_proj")(x)
         up = Linear(config.intermediate_size, bias, dtype, name="up_proj")(x)
-        residual = 0.5 / config.num_layers
-        return Linear(config.hidden_size, bias, dtype, residual, name="down_proj")(nn.silu(gate) * up)
+        gated = ACTIVATIONS[config.activation](gate) * up
+        return Linear(config.hidden_size, bias, dtype, 0.5 / config.num_layers, name="down_proj")(gated)
 
 
 class Layer(nn.Module):
-    """Pre-norm attention and MLP, each added to the residual stream."""
+    """Attention and MLP, each behind a norm and added to the residual stream, with another norm in some families."""
 
     config: ModelConfig
 
     @nn.compact
-    def __call__(self, stream: Stream, layer: Int[Array, ""], context: Context) -> tuple[Stream, None]:
-        """Run layer number `layer` of the scan."""
-        epsilon = self.config.rms_norm_eps
-        normed = RMSNorm(epsilon, name="input_layernorm")(stream.hidden)
-        attended, stream = Attention(self.config, name="self_attn")(stream, normed, layer, context)
+    def __call__(self, stream: Stream, place: Place, context: Context) -> tuple[Stream, None]:
+        """Run one layer of the scan."""
+        config = self.config
+        normed = norm(config, "input_layernorm")(stream.hidden)
+        attended, stream = Attention(config, name="self_attn")(stream, normed, place, context)
+        if config.normed_branches:
+            attended = norm(config, "post_attention_layernorm")(attended)
         hidden = stream.hidden + attended
-        normed = RMSNorm(epsilon, name="post_attention_layernorm")(hidden)
-        return stream._replace(hidden=hidden + MLP(self.config, name="mlp")(normed)), None
+        before = "pre_feedforward_layernorm" if config.normed_branches else "post_attention_layernorm"
+        added = MLP(config, name="mlp")(norm(config, before)(hidden))
+        if config.normed_branches:
+            added = norm(config, "post_feedforward_layernorm")(added)
+        return stream._replace(hidden=hidden + added), None
 
 
 class Decoder(nn.Module):
@@ -223,5 +278,10 @@ class Decoder(nn.Module):
             in_axes=(0, nn.broadcast),
             length=config.num_layers,
         )(config, name="layers")
-        stream, _ = layers(Stream(embed(token_ids), keys, values), jnp.arange(config.num_layers), context)
-        return stream._replace(hidden=RMSNorm(config.rms_norm_eps, name="norm")(stream.hidden))
+        hidden = embed(token_ids)
+        if config.scaled_embeddings:
+            hidden *= jnp.sqrt(config.hidden_size).astype(hidden.dtype)
+        slides = jnp.array(config.sliding_layers or [False] * config.num_layers)
+        places = Place(jnp.arange(config.num_layers), slides)
+        stream, _ = layers(Stream(hidden, keys, values), places, context)
+        return stream._replace(hidden=norm(config, "norm")(stream.hidden))

@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from tunix_rt_modeling.config import Llama3Rope, ModelConfig
-from tunix_rt_modeling.layers import Context, Decoder, Stream
+from tunix_rt_modeling.config import LinearRope, Llama3Rope, ModelConfig, Rope
+from tunix_rt_modeling.cross_entropy import Head
+from tunix_rt_modeling.layers import Context, Decoder, Stream, View, soft_capped
 
 Params = dict[str, Any]
 
@@ -34,7 +35,7 @@ def init_params(config: ModelConfig, key: Array) -> Params:
     """
     body_key, head_key = jax.random.split(key)
     tokens = jnp.zeros((1, 1), jnp.int32)
-    context = _context(config, jnp.zeros((1, 1), jnp.int32), jnp.ones((1, 1, 1), bool), 0)
+    context = _context(config, jnp.zeros((1, 1), jnp.int32), jnp.ones((1, 1), bool), 0)
     params: Params = jax.jit(Decoder(config).init)(body_key, tokens, context)["params"]
     if not config.tie_embeddings:
         kernel = 0.02 * jax.random.normal(head_key, (config.hidden_size, config.vocab_size), jnp.float32)
@@ -53,6 +54,7 @@ def logits(
     token_ids: Int[Array, "batch tokens"],
     *,
     attention_mask: Bool[Array, "batch tokens"] | None = None,
+    segments: Int[Array, "batch tokens"] | None = None,
     positions: Int[Array, "batch tokens"] | None = None,
     lora: Params | None = None,
     lora_scale: float | Float[Array, ""] = 0.0,
@@ -63,6 +65,7 @@ def logits(
         params,
         token_ids,
         attention_mask=attention_mask,
+        segments=segments,
         positions=positions,
         lora=lora,
         lora_scale=lora_scale,
@@ -76,21 +79,22 @@ def hidden_states(
     token_ids: Int[Array, "batch tokens"],
     *,
     attention_mask: Bool[Array, "batch tokens"] | None = None,
+    segments: Int[Array, "batch tokens"] | None = None,
     positions: Int[Array, "batch tokens"] | None = None,
     lora: Params | None = None,
     lora_scale: float | Float[Array, ""] = 0.0,
 ) -> Float[Array, "batch tokens hidden"]:
     """Run the decoder up to and including the last norm.
 
-    `attention_mask` is False on padding, at either side; outputs there are finite and meaningless. Positions count
-    the tokens that are not padding unless given. `lora` adds `lora_scale` * A B to each adapted kernel.
+    `attention_mask` is False on padding, at either side; outputs there are finite and meaningless. Several texts may
+    lie in one row, each with a number of its own in `segments`: a token sees those of its segment alone.
+    Positions count the tokens of a segment that are not padding, unless given. `lora` adds `lora_scale` * A B to each
+    adapted kernel.
     """
     valid = jnp.ones(token_ids.shape, bool) if attention_mask is None else attention_mask.astype(bool)
     if positions is None:
-        positions = _count_positions(valid)
-    slots = jnp.arange(token_ids.shape[1])
-    mask = (slots[:, None] >= slots[None, :]) & valid[:, None, :]
-    context = _context(config, positions, mask, 0)
+        positions = _count_positions(valid, segments)
+    context = _context(config, positions, valid, 0, segments)
     stream: Stream = Decoder(config).apply(_variables(params, lora, lora_scale), token_ids, context)
     return stream.hidden
 
@@ -98,13 +102,18 @@ def hidden_states(
 def output_head(
     config: ModelConfig, params: Params, hidden: Float[Array, "*batch hidden"]
 ) -> Float[Array, "*batch vocab"]:
-    """Project hidden states to float32 logits; kept apart so that a loss may do it in chunks."""
-    dtype = jnp.dtype(config.compute_dtype)
+    """Project hidden states to float32 logits. A loss does it in chunks: `token_losses`."""
+    weights, words = head_of(config, params)
+    product = "...D,VD->...V" if words == 0 else "...D,DV->...V"
+    scores = jnp.einsum(product, hidden, weights.astype(config.compute_dtype))
+    return soft_capped(scores.astype(jnp.float32), config.logit_softcap)
+
+
+def head_of(config: ModelConfig, params: Params) -> Head:
+    """The weights that score words: the embedding's own where they are tied."""
     if config.tie_embeddings:
-        scores = jnp.einsum("...D,VD->...V", hidden, params["embed_tokens"]["embedding"].astype(dtype))
-    else:
-        scores = jnp.einsum("...D,DV->...V", hidden, params["lm_head"]["kernel"].astype(dtype))
-    return scores.astype(jnp.float32)
+        return Head(params["embed_tokens"]["embedding"], 0)
+    return Head(params["lm_head"]["kernel"], 1)
 
 
 def init_cache(config: ModelConfig, batch: int, length: int) -> Cache:
@@ -129,17 +138,20 @@ def extend(
     fresh = jnp.ones(token_ids.shape, bool) if attention_mask is None else attention_mask.astype(bool)
     positions = _count_positions(fresh) + cache.valid.sum(axis=1, keepdims=True)
     valid = jax.lax.dynamic_update_slice(cache.valid, fresh, (0, cache.length))
-    slots = jnp.arange(valid.shape[1])
-    writes = cache.length + jnp.arange(token_ids.shape[1])
-    mask = (writes[:, None] >= slots[None, :]) & valid[:, None, :]
-    context = _context(config, positions, mask, cache.length)
+    context = _context(config, positions, valid, cache.length)
     stream = Decoder(config).apply({"params": params}, token_ids, context, cache.keys, cache.values)
     return stream.hidden, Cache(stream.keys, stream.values, valid, cache.length + token_ids.shape[1])
 
 
-def _count_positions(valid: Bool[Array, "batch tokens"]) -> Int[Array, "batch tokens"]:
-    """Number the tokens that are not padding from 0, as transformers does."""
-    return jnp.maximum(jnp.cumsum(valid, axis=1) - 1, 0)
+def _count_positions(
+    valid: Bool[Array, "batch tokens"], segments: Int[Array, "batch tokens"] | None = None
+) -> Int[Array, "batch tokens"]:
+    """Number the tokens that are not padding from 0, as transformers does, in each segment anew."""
+    counted = jnp.maximum(jnp.cumsum(valid, axis=1) - 1, 0)
+    if segments is None:
+        return counted
+    begins = jnp.diff(segments, axis=1, prepend=segments[:, :1]) != 0
+    return counted - jax.lax.cummax(jnp.where(begins, counted, 0), axis=1)
 
 
 def _variables(params: Params, lora: Params | None, scale: float | Float[Array, ""]) -> Params:
@@ -152,19 +164,41 @@ def _variables(params: Params, lora: Params | None, scale: float | Float[Array, 
 def _context(
     config: ModelConfig,
     positions: Int[Array, "batch tokens"],
-    mask: Bool[Array, "batch tokens slots"],
+    valid: Bool[Array, "batch slots"],
     start: Int[Array, ""] | int,
+    segments: Int[Array, "batch tokens"] | None = None,
 ) -> Context:
-    half = positions[:, :, None].astype(jnp.float32) * _inverse_frequencies(config)
+    """What layers share when tokens at `positions` are written to the slots from `start` on."""
+    slots, writes = jnp.arange(valid.shape[1]), start + jnp.arange(positions.shape[1])
+    distance = writes[:, None] - slots[None, :]
+    causal = (distance >= 0) & valid[:, None, :]
+    if segments is not None:
+        causal &= segments[:, :, None] == segments[:, None, :]
+    views = []
+    if not config.sliding_layers or not all(config.sliding_layers):
+        views.append(View(*_rotation(config, config.rope, positions), causal))
+    if any(config.sliding_layers):
+        near = causal & (distance < (config.sliding_window or 0))
+        views.append(View(*_rotation(config, config.sliding_rope or config.rope, positions), near))
+    return Context(tuple(views), start)
+
+
+def _rotation(
+    config: ModelConfig, rope: Rope, positions: Int[Array, "batch tokens"]
+) -> tuple[Float[Array, "batch tokens 1 head_dim"], Float[Array, "batch tokens 1 head_dim"]]:
+    """Cosine and sine of each position's angles."""
+    half = positions[:, :, None].astype(jnp.float32) * _inverse_frequencies(config.head_dim, rope)
     angles = jnp.concatenate([half, half], axis=-1)[:, :, None, :]
-    return Context(jnp.cos(angles), jnp.sin(angles), mask, start)
+    return jnp.cos(angles), jnp.sin(angles)
 
 
-def _inverse_frequencies(config: ModelConfig) -> Float[Array, " half"]:
+def _inverse_frequencies(head_dim: int, rope: Rope) -> Float[Array, " half"]:
     """Rotary frequencies in radians per position (Su et al. 2021, arXiv:2104.09864)."""
-    exponents = jnp.arange(0, config.head_dim, 2, dtype=jnp.float32) / config.head_dim
-    frequencies = 1.0 / config.rope_theta**exponents
-    return frequencies if config.rope_scaling is None else _stretch(frequencies, config.rope_scaling)
+    exponents = jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim
+    frequencies = 1.0 / rope.theta**exponents
+    if isinstance(rope.scaling, LinearRope):
+        return frequencies / rope.scaling.factor
+    return frequencies if rope.scaling is None else _stretch(frequencies, rope.scaling)
 
 
 def _stretch(frequencies: Float[Array, " half"], rope: Llama3Rope) -> Float[Array, " half"]:

@@ -7,18 +7,29 @@ loss of the whole batch.
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from tunix_rt_modeling.config import ModelConfig
+from tunix_rt_modeling.cross_entropy import token_losses
+from tunix_rt_modeling.transformer import Params, head_of
+
 Loss = Callable[
-    [Float[Array, "batch tokens vocab"], Int[Array, "batch tokens"], Bool[Array, "batch tokens"]],
+    [
+        ModelConfig,
+        Params,
+        Float[Array, "batch tokens hidden"],
+        Int[Array, "batch tokens"],
+        Bool[Array, "batch tokens"],
+    ],
     tuple[Float[Array, ""], Int[Array, ""]],
 ]
 
 
 def next_token_loss(
-    logits: Float[Array, "batch tokens vocab"],
+    config: ModelConfig,
+    params: Params,
+    hidden: Float[Array, "batch tokens hidden"],
     token_ids: Int[Array, "batch tokens"],
     loss_mask: Bool[Array, "batch tokens"],
 ) -> tuple[Float[Array, ""], Int[Array, ""]]:
@@ -26,11 +37,11 @@ def next_token_loss(
 
     The first token of a row has nothing before it and is never counted.
     """
-    targets = jnp.roll(token_ids, -1, axis=1)
-    counted = jnp.roll(loss_mask, -1, axis=1).at[:, -1].set(False)
-    log_probabilities = jax.nn.log_softmax(logits.astype(jnp.float32))
-    nll = -jnp.take_along_axis(log_probabilities, targets[..., None], axis=-1)[..., 0]
-    return jnp.sum(nll, where=counted), jnp.sum(counted)
+    targets = jnp.roll(token_ids, -1, axis=1).reshape(-1)
+    counted = jnp.roll(loss_mask, -1, axis=1).at[:, -1].set(False).reshape(-1)
+    flat = hidden.reshape(-1, hidden.shape[-1])
+    losses = token_losses(flat, head_of(config, params), targets, softcap=config.logit_softcap)
+    return jnp.sum(losses, where=counted), jnp.sum(counted)
 
 
 LOSSES: Mapping[str, Loss] = MappingProxyType({"sft": next_token_loss})

@@ -67,7 +67,7 @@ def batch_loss(
 ) -> tuple[Float[Array, ""], Int[Array, ""]]:
     """Loss sum in nats and number of trained tokens of a batch of shape "batch tokens"."""
     token_ids, loss_mask = jnp.asarray(batch.token_ids), jnp.asarray(batch.loss_mask)
-    logits = transformer.logits(
+    hidden = transformer.hidden_states(
         config,
         state.params,
         token_ids,
@@ -75,4 +75,4 @@ def batch_loss(
         lora=state.lora,
         lora_scale=lora.scale(spec.lora) if spec.lora else 0.0,
     )
-    return LOSSES[spec.method](logits, token_ids, loss_mask)
+    return LOSSES[spec.method](config, state.params, hidden, token_ids, loss_mask)
