@@ -1,6 +1,7 @@
 """A run small enough for a test; as a program (`smallrun.py {full|lora} CHECKPOINT RESULT.npz`) its second life."""
 
 import sys
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from tunix_rt_modeling.config import ModelConfig
 from tunix_rt_modeling.transformer import Params, init_params
 from tunix_rt_trainer.engine import checkpoints, loop, state
 from tunix_rt_trainer.engine.examples import EncodedRows, EncodingReport
+from tunix_rt_trainer.engine.packing import best_fit, one_each
 
 CONFIG = ModelConfig(
     vocab_size=61,
@@ -49,8 +51,13 @@ def make_rows(count: int, *, seed: int = 0, shortest: int = 6, longest: int = 30
         for n, start in zip(lengths, random.integers(0, 50, count), strict=True)
     )
     masks = tuple(np.arange(n) >= 3 for n in lengths)
-    report = EncodingReport(count, count, (), int(lengths.sum()), int((lengths - 3).sum()))
-    return EncodedRows(tuple(f"row-{number}" for number in range(count)), token_ids, masks, report)
+    report = EncodingReport(count, count, (), int(lengths.sum()), int((lengths - 3).sum()), 1.0)
+    return EncodedRows(tuple(f"row-{number}" for number in range(count)), token_ids, masks, report, one_each(count))
+
+
+def pack(rows: EncodedRows, capacity: int) -> EncodedRows:
+    """The same rows, several to a sequence."""
+    return replace(rows, packs=best_fit([len(token_ids) for token_ids in rows.token_ids], capacity))
 
 
 def fresh_state(spec: SftSpec) -> state.TrainState:

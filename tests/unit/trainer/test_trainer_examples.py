@@ -65,6 +65,13 @@ def test_rows_that_are_too_long_are_dropped_and_named_by_number():
     assert report.trained_tokens == sum(int(mask.sum()) for mask in encoded.loss_masks)
 
 
+def test_packing_puts_short_rows_together_and_says_how_full_it_gets():
+    rows = [row(), row(thought="x" * 200), row(prompt="again?")]
+    alone, packed = encode(rows, max_tokens=512), encode(rows, max_tokens=512, packing=True)
+    assert (len(alone.packs), len(packed.packs)) == (3, 1)
+    assert packed.report.fill == 3 * alone.report.fill == alone.report.tokens / 512
+
+
 def test_context_of_the_model_bounds_max_tokens():
     short = TINY.model_copy(update={"max_positions": 100})
     rows = [row(), row(thought="x" * 100)]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tunix_rt_common.errors import UnusableData
-from tunix_rt_trainer.engine.batches import Batch, rows_of_step
+from tunix_rt_trainer.engine.batches import Batch, sequences_of_step
 from tunix_rt_trainer.engine.loop import Hook, TrainingData
 from tunix_rt_trainer.engine.step import batch_loss
 
@@ -46,7 +46,7 @@ def test_checkpoints_and_hooks_are_due_at_their_steps_and_after_the_last(finishe
 def test_step_numbers_say_what_was_read_and_how_fast(small, finished):
     rows, infos = small.make_rows(10), finished[0]
     for info in infos[1:]:
-        chosen = rows_of_step(small.SPEC.seed, info.step - 1, 4, 10)
+        chosen = sequences_of_step(small.SPEC.seed, info.step - 1, 4, 10)
         assert info.tokens == sum(len(rows.token_ids[row]) for row in chosen)
         assert info.trained_tokens == info.tokens - 4 * 3
         assert info.tokens_per_s > 0
@@ -103,7 +103,7 @@ def test_diverged_run_names_step_rows_and_last_checkpoint_and_saves_nothing_more
     message = str(caught.value)
     assert "step 3" in message
     assert "last checkpoint is of step 2" in message
-    for row in rows_of_step(spec.seed, 2, 4, 10):
+    for row in sequences_of_step(spec.seed, 2, 4, 10):
         assert rows.row_ids[row] in message
     assert saved == []
 

@@ -67,8 +67,9 @@ class OptimizerSpec(Spec):
 class SftSpec(Spec):
     """Supervised fine-tuning: next-token loss on the completion alone.
 
-    One optimizer step sees `batch_size` rows, in `accumulation` micro-batches; `epochs` or `max_steps` ends the run,
-    whichever comes first. Rows longer than `max_tokens` (or the model's context) are dropped, counted and reported.
+    One optimizer step sees `batch_size` sequences, in `accumulation` micro-batches; `epochs` or `max_steps` ends the
+    run, whichever comes first. A sequence is a row, or with `packing` as many rows as fit into `max_tokens`, each
+    seeing itself alone. Rows longer than `max_tokens` (or the model's context) are dropped, counted and reported.
     """
 
     method: Literal["sft"] = "sft"
@@ -79,6 +80,7 @@ class SftSpec(Spec):
     batch_size: Annotated[StrictInt, Field(ge=1, le=65_536)] = 32
     accumulation: Annotated[StrictInt, Field(ge=1, le=4096)] = 1
     max_tokens: Annotated[StrictInt, Field(ge=8, le=1_048_576)] = 512
+    packing: StrictBool = False
     optimizer: OptimizerSpec = OptimizerSpec()
     lora: LoraSpec | None = None
     checkpoint_every: Annotated[StrictInt, Field(ge=1, le=10_000_000)] = 200

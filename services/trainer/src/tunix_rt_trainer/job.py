@@ -119,6 +119,8 @@ def _encode(child: Child, spec: SftSpec, inputs: RunInputs) -> TrainingData:
         encoded = encode_rows(rows, inputs.model.tokenizer, inputs.template, spec, inputs.model.config)
         report = encoded.report
         story = f"{split}: {report.kept} of {report.rows} rows, {report.trained_tokens} trained tokens"
+        if spec.packing:
+            story += f"; packed into {len(encoded.packs)} sequences, {report.fill:.0%} full"
         dropped = report.dropped_long
         if dropped:
             shown = ", ".join(map(str, dropped[:20])) + (" …" if len(dropped) > 20 else "")

@@ -1,7 +1,8 @@
-"""Which rows a step sees: a pure function of (seed, step), so that a resumed run continues with the very next row.
+"""Which sequences a step sees: a pure function of (seed, step), so that a resumed run continues with the very next one.
 
-The epochs' orders, laid end to end, form one endless stream of rows; step s takes rows s*B to (s+1)*B of it. Every
-batch is therefore full, and the last one of a run borrows its missing rows from the next epoch.
+The epochs' orders, laid end to end, form one endless stream of sequences, each a row of the dataset or several packed
+rows; step s takes sequences s*B to (s+1)*B of it. Every batch is therefore full, and the last one of a run borrows what
+it misses from the next epoch.
 """
 
 import math
@@ -22,46 +23,47 @@ SHORTEST_BUCKET = 32
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Batch:
-    """Rows padded on the right to one length. `loss_mask` marks the tokens that are predicted, not the predicting ones.
+    """Sequences padded on the right to one length. `loss_mask` marks the tokens that are predicted, not the predicting.
 
-    A training batch has a leading axis of micro-batches: "accumulation batch tokens".
+    `segments` counts the rows in a sequence from 1, and is 0 on padding. A training batch has a leading axis of
+    micro-batches: "accumulation batch tokens".
     """
 
     token_ids: Int32[np.ndarray, "*batch tokens"]
     loss_mask: Bool[np.ndarray, "*batch tokens"]
-    attention_mask: Bool[np.ndarray, "*batch tokens"]
+    segments: Int32[np.ndarray, "*batch tokens"]
 
 
-def total_steps(spec: SftSpec, rows: int) -> int:
-    """Optimizer steps of a run over `rows` kept rows: enough full batches for `epochs`, at most `max_steps`."""
-    exact = round(spec.epochs * rows / spec.batch_size, 6)  # 1.1 epochs of 10 rows are 11 rows, not 11.000000000000002
-    steps = max(1, math.ceil(exact))
+def total_steps(spec: SftSpec, sequences: int) -> int:
+    """Optimizer steps of a run over `sequences`: enough full batches for `epochs`, at most `max_steps`."""
+    # Rounded, since 1.1 epochs of 10 are 11 and not 11.000000000000002.
+    steps = max(1, math.ceil(round(spec.epochs * sequences / spec.batch_size, 6)))
     return min(steps, spec.max_steps or steps)
 
 
-def rows_of_step(seed: int, step: int, batch_size: int, rows: int) -> Int[np.ndarray, " batch"]:
-    """Indices of the rows of step `step` (from 0), in their order within the batch."""
-    epochs, places = np.divmod(np.arange(step * batch_size, (step + 1) * batch_size), rows)
-    return np.array([_epoch_order(seed, int(epoch), rows)[place] for epoch, place in zip(epochs, places, strict=True)])
+def sequences_of_step(seed: int, step: int, batch_size: int, count: int) -> Int[np.ndarray, " batch"]:
+    """Indices of the sequences of step `step` (from 0), in their order within the batch."""
+    epochs, places = np.divmod(np.arange(step * batch_size, (step + 1) * batch_size), count)
+    return np.array([_epoch_order(seed, int(epoch), count)[place] for epoch, place in zip(epochs, places, strict=True)])
 
 
 @lru_cache(maxsize=2)
-def _epoch_order(seed: int, epoch: int, rows: int) -> Int[np.ndarray, " rows"]:
+def _epoch_order(seed: int, epoch: int, count: int) -> Int[np.ndarray, " count"]:
     # Raw Philox output is the one stream that NumPy promises never to change (NEP 19); shuffle() may change.
-    return np.argsort(np.random.Philox(key=[seed, epoch]).random_raw(rows), kind="stable")
+    return np.argsort(np.random.Philox(key=[seed, epoch]).random_raw(count), kind="stable")
 
 
 def training_batch(data: EncodedRows, spec: SftSpec, step: int) -> Batch:
     """The batch of step `step` (from 0), as `spec.accumulation` equal micro-batches of one padded length."""
-    chosen = rows_of_step(spec.seed, step, spec.batch_size, len(data.token_ids))
+    chosen = sequences_of_step(spec.seed, step, spec.batch_size, len(data.packs))
     batch = _pad(data, chosen)
     shape = (spec.accumulation, -1, batch.token_ids.shape[-1])
-    return Batch(batch.token_ids.reshape(shape), batch.loss_mask.reshape(shape), batch.attention_mask.reshape(shape))
+    return Batch(batch.token_ids.reshape(shape), batch.loss_mask.reshape(shape), batch.segments.reshape(shape))
 
 
 def evaluation_batches(data: EncodedRows, batch_size: int) -> Iterator[Batch]:
     """Every row once, similar lengths together; the last batch is filled up with rows whose loss mask is empty."""
-    by_length = np.argsort([len(token_ids) for token_ids in data.token_ids], kind="stable")
+    by_length = np.argsort([_length(data, pack) for pack in data.packs], kind="stable")
     for start in range(0, len(by_length), batch_size):
         chosen = by_length[start : start + batch_size]
         batch = _pad(data, np.pad(chosen, (0, batch_size - len(chosen)), mode="edge"))
@@ -76,13 +78,20 @@ def bucket(tokens: int) -> int:
     return between if max(tokens, SHORTEST_BUCKET) <= between else power
 
 
+def _length(data: EncodedRows, pack: tuple[int, ...]) -> int:
+    return sum(len(data.token_ids[row]) for row in pack)
+
+
 def _pad(data: EncodedRows, chosen: Int[np.ndarray, " batch"]) -> Batch:
     # The value under the padding is never seen: attention and loss are masked there.
-    shape = (len(chosen), bucket(max(len(data.token_ids[row]) for row in chosen)))
-    batch = Batch(np.zeros(shape, np.int32), np.zeros(shape, bool), np.zeros(shape, bool))
-    for place, row in enumerate(chosen):
-        length = len(data.token_ids[row])
-        batch.token_ids[place, :length] = data.token_ids[row]
-        batch.loss_mask[place, :length] = data.loss_masks[row]
-        batch.attention_mask[place, :length] = True
+    packs = [data.packs[number] for number in chosen]
+    shape = (len(packs), bucket(max(_length(data, pack) for pack in packs)))
+    batch = Batch(np.zeros(shape, np.int32), np.zeros(shape, bool), np.zeros(shape, np.int32))
+    for place, pack in enumerate(packs):
+        end = 0
+        for segment, row in enumerate(pack, start=1):
+            start, end = end, end + len(data.token_ids[row])
+            batch.token_ids[place, start:end] = data.token_ids[row]
+            batch.loss_mask[place, start + 1 : end] = data.loss_masks[row][1:]
+            batch.segments[place, start:end] = segment
     return batch

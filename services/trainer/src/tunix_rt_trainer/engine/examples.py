@@ -16,29 +16,38 @@ from tunix_rt_common.errors import UnusableData, UnusableModel
 from tunix_rt_common.specs import SftSpec
 from tunix_rt_modeling.config import ModelConfig
 from tunix_rt_modeling.tokenizer import Tokenizer
+from tunix_rt_trainer.engine.packing import Packs, best_fit, one_each
 
 ROWS_NAMED_IN_ERRORS = 5
 
 
 @dataclass(frozen=True)
 class EncodingReport:
-    """What became of a split. `dropped_long` holds row numbers, counted from 1 in the order given."""
+    """What became of a split. `dropped_long` holds row numbers, counted from 1 in the order given.
+
+    `fill` is the share of tokens in the sequences that rows lie in, were each padded to `max_tokens`.
+    """
 
     rows: int
     kept: int
     dropped_long: tuple[int, ...]
     tokens: int
     trained_tokens: int
+    fill: float
 
 
 @dataclass(frozen=True)
 class EncodedRows:
-    """The kept rows, in the order given: one array of each kind per row, all at their own length."""
+    """The kept rows, in the order given: one array of each kind per row, all at their own length.
+
+    `packs` says which of them share a sequence.
+    """
 
     row_ids: tuple[str, ...]
     token_ids: tuple[Int32[np.ndarray, " tokens"], ...]
     loss_masks: tuple[Bool[np.ndarray, " tokens"], ...]
     report: EncodingReport
+    packs: Packs
 
 
 def encode_rows(
@@ -57,6 +66,8 @@ def encode_rows(
     kept = [pair for pair, fit in zip(encoded, fits, strict=True) if fit]
     if not kept:
         raise _nothing_left(rows, [len(token_ids) for token_ids, _ in encoded], max_tokens)
+    lengths = [len(token_ids) for token_ids, _ in kept]
+    packs = best_fit(lengths, max_tokens) if spec.packing else one_each(len(kept))
     return EncodedRows(
         row_ids=tuple(row.row_id for row, fit in zip(rows, fits, strict=True) if fit),
         token_ids=tuple(token_ids for token_ids, _ in kept),
@@ -65,9 +76,11 @@ def encode_rows(
             rows=len(rows),
             kept=len(kept),
             dropped_long=tuple(number for number, fit in enumerate(fits, start=1) if not fit),
-            tokens=sum(len(token_ids) for token_ids, _ in kept),
+            tokens=sum(lengths),
             trained_tokens=sum(int(mask[1:].sum()) for _, mask in kept),
+            fill=sum(lengths) / (len(packs) * max_tokens),
         ),
+        packs=packs,
     )
 
 

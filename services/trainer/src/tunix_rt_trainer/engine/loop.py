@@ -59,7 +59,7 @@ def train(
     Raises:
         UnusableData: a loss or a gradient is not finite. Nothing has been saved since it became so.
     """
-    total_steps = batches.total_steps(spec, data.train.report.kept)
+    total_steps = batches.total_steps(spec, len(data.train.packs))
     finished = int(state.step)
     progress = Progress(spec, data.train, total_steps, last_saved=finished)
     hooks = (_noted(save, spec.checkpoint_every, progress), *hooks)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from tunix_rt_common.errors import UnusableData
 from tunix_rt_common.specs import SftSpec
-from tunix_rt_trainer.engine.batches import Batch, rows_of_step
+from tunix_rt_trainer.engine.batches import Batch, sequences_of_step
 from tunix_rt_trainer.engine.examples import EncodedRows
 from tunix_rt_trainer.engine.step import StepMetrics
 
@@ -91,7 +91,7 @@ class Progress:
         if not (math.isfinite(loss) and math.isfinite(gradient_norm)):
             raise self._diverged(dispatched.step, f"loss {loss}, gradient norm {gradient_norm}")
         step_s = self.stopwatch.lap()
-        tokens = int(dispatched.batch.attention_mask.sum())
+        tokens = int((dispatched.batch.segments > 0).sum())
         return StepInfo(
             step=dispatched.step,
             total_steps=self.total_steps,
@@ -100,7 +100,7 @@ class Progress:
             learning_rate=float(dispatched.metrics.learning_rate),
             gradient_norm=gradient_norm,
             tokens=tokens,
-            trained_tokens=int(dispatched.batch.loss_mask[..., 1:].sum()),
+            trained_tokens=int(dispatched.batch.loss_mask.sum()),
             tokens_per_s=tokens / step_s,
             eta_s=self.stopwatch.eta_s(self.total_steps - dispatched.step),
         )
@@ -111,8 +111,8 @@ class Progress:
         return StepInfo(0, self.total_steps, self.stopwatch.elapsed_s(), validation_loss=validation_loss)
 
     def _diverged(self, step: int, numbers: str) -> UnusableData:
-        chosen = rows_of_step(self.spec.seed, step - 1, self.spec.batch_size, len(self.rows.row_ids))
-        row_ids = ", ".join(dict.fromkeys(self.rows.row_ids[row] for row in chosen))
+        chosen = sequences_of_step(self.spec.seed, step - 1, self.spec.batch_size, len(self.rows.packs))
+        row_ids = ", ".join(dict.fromkeys(self.rows.row_ids[row] for pack in chosen for row in self.rows.packs[pack]))
         kept = f"the last checkpoint is of step {self.last_saved}" if self.last_saved else "there is no checkpoint yet"
         return UnusableData(
             f"training diverged at step {step} ({numbers}); {kept}. Lower the learning rate, lengthen the warm-up, "

@@ -66,12 +66,13 @@ def batch_loss(
     config: ModelConfig, spec: SftSpec, state: TrainState, batch: Batch
 ) -> tuple[Float[Array, ""], Int[Array, ""]]:
     """Loss sum in nats and number of trained tokens of a batch of shape "batch tokens"."""
-    token_ids, loss_mask = jnp.asarray(batch.token_ids), jnp.asarray(batch.loss_mask)
+    token_ids, loss_mask, segments = map(jnp.asarray, (batch.token_ids, batch.loss_mask, batch.segments))
     hidden = transformer.hidden_states(
         config,
         state.params,
         token_ids,
-        attention_mask=jnp.asarray(batch.attention_mask),
+        attention_mask=segments > 0,
+        segments=segments if spec.packing else None,
         lora=state.lora,
         lora_scale=lora.scale(spec.lora) if spec.lora else 0.0,
     )
