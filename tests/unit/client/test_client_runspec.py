@@ -59,9 +59,11 @@ def test_nothing_is_sent_that_was_not_given():
 
 
 def test_options_land_in_their_places():
-    sent = spec(**minimal(epochs=2.0, schedule="linear", lora_rank=4, temperature=0.7, margin=0.1, alias="best"))
+    sent = spec(
+        **minimal(epochs=2.0, packing=True, schedule="linear", lora_rank=4, temperature=0.7, margin=0.1, alias="best")
+    )
     assert sent == minimal(
-        train={"epochs": 2.0, "optimizer": {"schedule": {"kind": "linear"}}, "lora": {"rank": 4}},
+        train={"epochs": 2.0, "packing": True, "optimizer": {"schedule": {"kind": "linear"}}, "lora": {"rank": 4}},
         evaluate={"sampling": {"temperature": 0.7}},
         gate={"margin": 0.1},
         alias="best",

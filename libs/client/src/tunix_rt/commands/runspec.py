@@ -37,9 +37,10 @@ SPEC_OPTIONS = (
     SpecOption("--target", "train.target", click.Choice(("trace", "answer")), "What the model shall learn to write."),
     SpecOption("--epochs", "train.epochs", float, "Passes over the training split."),
     SpecOption("--max-steps", "train.max_steps", int, "Optimizer steps at most."),
-    SpecOption("--batch-size", "train.batch_size", int, "Rows of one optimizer step."),
+    SpecOption("--batch-size", "train.batch_size", int, "Sequences of one optimizer step."),
     SpecOption("--accumulation", "train.accumulation", int, "Micro-batches that a step is cut into."),
     SpecOption("--max-tokens", "train.max_tokens", int, "Longer rows are dropped and counted."),
+    SpecOption("--packing", "train.packing", bool, "Several rows to a sequence of --max-tokens."),
     SpecOption("--learning-rate", "train.optimizer.learning_rate", float, "Peak learning rate."),
     SpecOption(
         "--schedule",
@@ -83,7 +84,8 @@ SPEC_OPTIONS = (
 def spec_options(command: Command) -> Command:
     """Give a command all options of the table."""
     for option in reversed(SPEC_OPTIONS):
-        command = click.option(option.flag, type=option.kind, help=option.help)(command)
+        flags = f"{option.flag}/--no-{option.name}" if option.kind is bool else option.flag
+        command = click.option(flags, type=option.kind, default=None, help=option.help)(command)
     return command
 
 
