@@ -23,8 +23,8 @@ from tests.servers.provide import s3_credentials
 
 from tunix_rt.client import Client
 
-PAIRS = 10
-STEPS = 400
+PAIRS = 8
+STEPS = 300
 RESAMPLES = 10_000
 
 
