@@ -11,7 +11,7 @@ PACKAGES := common:tunix-rt-common modeling:tunix-rt-modeling client:tunix-rt ap
 ALONE := env -u UV_PROJECT_ENVIRONMENT $(UV) run --frozen --isolated --exact --no-default-groups \
          --with coverage --with pytest --with pytest-timeout --with hypothesis
 PYTEST := coverage run -m pytest -q -m "not long"
-SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist
+SIDE_BY_SIDE := -n auto --maxprocesses 4
 
 .DEFAULT_GOAL := help
 .PHONY: help quickstart up env lint format servers test test-alone test-together test-long faults bench
@@ -66,10 +66,10 @@ test-alone: .venv/synced ## Each package's unit tests with that package synced a
 	done
 
 test-together: servers ## Tests that need more than one package
-	$(RUN) $(PYTEST) --ignore tests/unit --ignore tests/faults/suite $(SIDE_BY_SIDE) loadfile
+	$(RUN) $(PYTEST) --ignore tests/unit --ignore tests/faults/suite $(SIDE_BY_SIDE) --dist loadfile
 
 faults: servers ## Kill, stop, cut and fill real services, and audit what is left; FULL=1 for the long form
-	$(RUN) pytest tests/faults/suite -q $(SIDE_BY_SIDE) worksteal $(if $(FULL),,-m "not long")
+	$(RUN) pytest tests/faults/suite -q $(SIDE_BY_SIDE) --dist worksteal $(if $(FULL),,-m "not long")
 
 test-long: servers ## The forms that take minutes: quickstart twice, five kills, real data
 	$(RUN) pytest -m long --ignore tests/faults/suite
