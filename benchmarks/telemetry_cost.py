@@ -1,7 +1,7 @@
 """What a collector that swallows everything costs a run: the same run on two sets of services, in turn.
 
-`PYTHONPATH=. python benchmarks/telemetry_cost.py` from the repository's root, after `make servers`; about eight minutes.
-Replaces its own lines in results.json.
+`PYTHONPATH=. python benchmarks/telemetry_cost.py` from the repository's root, after `make servers`; about eight
+minutes. Replaces its own lines in results.json.
 """
 
 import os
