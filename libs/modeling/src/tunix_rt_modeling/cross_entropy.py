@@ -43,11 +43,13 @@ def token_losses(
 ) -> Float[Array, " tokens"]:
     """-log p(target) of each token in nats, float32, with scores `hidden` · head under a soft cap.
 
-    Products run in the dtype of `hidden` and are summed in float32. `chunk` words are scored at a time; unless given,
-    as many as make 64 MiB of scores. A vocabulary that fits into one chunk is scored once, and its scores are kept.
+    Products run in the dtype of `hidden` and are summed in float32. At most `chunk` words are scored at a time, in
+    chunks of about equal width; unless given, as many as make 64 MiB of scores. A vocabulary that fits into one chunk
+    is scored once, and its scores are kept.
     """
     vocab = head.weights.shape[head.words]
-    width = chunk or max(NARROWEST_CHUNK, SCORES_AT_ONCE // max(1, hidden.shape[0]))
+    widest = chunk or max(NARROWEST_CHUNK, SCORES_AT_ONCE // max(1, hidden.shape[0]))
+    width = -(-vocab // -(-vocab // widest))
     if width >= vocab:
         scores = _scores(softcap, head.words, hidden, head.weights)
         at_targets = jnp.take_along_axis(scores, targets[:, None], axis=1)[:, 0]
