@@ -15,6 +15,7 @@ from typing import Any
 PEERS = Path(__file__).with_name("peers")
 ENVIRONMENTS = Path(__file__).parents[1] / ".tools" / "peers"
 OURS = "ours"
+DATA = Path(__file__).parents[2] / "shared" / "data"
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,10 @@ import tempfile
 from pathlib import Path
 from statistics import median
 
-from comparison import Contender, take_turns
+from comparison import DATA, Contender, take_turns
 from measurement import Measurement, record, show
 from training_work import write_work
 
-DATA = Path(__file__).parents[2] / "shared" / "data"
 STEPS, ROUNDS = 5, 5
 OURS = "training beside its peers"
 CONTENDERS = (

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -43,9 +43,9 @@ class ToldToLeave(Exception):
     """The supervisor asked us to go, and what we had is kept."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Child:
-    """What a job's code gets: its claim, the database, the store, and a voice."""
+    """What a job's code gets: its claim, the database, the store, and a voice that several threads may use."""
 
     claim: Claim
     settings: Settings
@@ -53,10 +53,17 @@ class Child:
     store: ArtifactStore
     leaving: threading.Event
     _pipe: int
+    _speaking: threading.Lock = field(default_factory=threading.Lock)
+    _step: int = 0
 
     def progress(self, step: int, total_steps: int | None = None, **numbers: float | None) -> None:
         """Prove progress; numbers become the metrics of that step."""
+        self._step = step
         self._say(Progress(step=step, total_steps=total_steps, numbers=numbers))
+
+    def waits(self) -> None:
+        """Prove that it waits for something and does not hang: the step stays where it is."""
+        self._say(Progress(step=self._step))
 
     def story(self, kind: str, message: str, **detail: Any) -> None:
         """Tell the user something; it goes to the captured logs too."""
@@ -73,8 +80,9 @@ class Child:
 
     def _say(self, line: AnyLine) -> None:
         payload = memoryview(line.model_dump_json().encode() + b"\n")
-        while payload:
-            payload = payload[os.write(self._pipe, payload) :]
+        with self._speaking:
+            while payload:
+                payload = payload[os.write(self._pipe, payload) :]
 
 
 def run_child(work: Callable[[Child], dict[str, Any]]) -> int:

@@ -1,7 +1,7 @@
 """Checkpoints on their way from this machine's disk to the store, in order and beside training.
 
 A store or a database that is away does not end training: its checkpoints wait on this machine's disk and are tried
-again. When too many wait, training pauses in its place until one of them is through.
+again. When too many wait, no further one is taken until one of them is through.
 """
 
 import math
@@ -17,7 +17,7 @@ from tunix_rt_trainer.publishing import CheckpointPublisher
 from tunix_rt_trainer.saving import SavedCheckpoint
 
 PATIENCE_S = 30.0
-"""Training waits so long for an upload that goes well, and then goes on beside it."""
+"""An upload that goes well is awaited so long before the next checkpoint is taken."""
 RETRY_S = 5.0
 """Between the end of a try that failed and the next; longer by what the try took."""
 LAST_TRY_S = 2.0
@@ -49,7 +49,12 @@ class Upload(threading.Thread):
 
 
 class Handover:
-    """What one attempt has saved and not yet published. Used by the training thread alone."""
+    """What one attempt has saved and not yet published. Used by one thread at a time."""
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a checkpoint is not published yet."""
+        return bool(self._waiting)
 
     def __init__(self, child: Child, publisher: CheckpointPublisher) -> None:
         self._child = child
@@ -73,7 +78,7 @@ class Handover:
         self._wait_until_at_most(self._child.settings.unsaved_checkpoints)
 
     def poll(self) -> None:
-        """Between steps, without waiting: see what became of the try under way, and begin the next when it is time.
+        """Without waiting: see what became of the try under way, and begin the next when it is time.
 
         Raises:
             OwnershipLost: somebody else has the job.
@@ -123,7 +128,7 @@ class Handover:
             if self._trouble and not paused:
                 paused = True
                 self._child.story("paused", f"paused: {self._trouble}", waiting=len(self._waiting))
-            self._child.progress(self._waiting[-1].step)
+            self._child.waits()
             self._wait()
             self.poll()
         if paused:

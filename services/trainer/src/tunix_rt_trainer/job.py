@@ -9,6 +9,7 @@ import shutil
 import sys
 from collections.abc import Callable, Generator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ from tunix_rt_common.specs import RunSpec, SftSpec
 from tunix_rt_common.storage.bundle import put_folder
 from tunix_rt_modeling import huggingface, lora
 from tunix_rt_modeling.transformer import parameter_count
-from tunix_rt_trainer.engine import loop, state
+from tunix_rt_trainer.beside import BesideTraining
+from tunix_rt_trainer.engine import checkpoints, loop, state
 from tunix_rt_trainer.engine.examples import EncodedRows, encode_rows
 from tunix_rt_trainer.engine.loop import Hook, TrainingData
 from tunix_rt_trainer.engine.progress import StepInfo
@@ -77,17 +79,28 @@ def _train(
         started = state.init(config, spec, inputs.model.params)
         current = publisher.restore(started) or started
 
-    def save(info: StepInfo, current: TrainState) -> None:
+    beside = BesideTraining("checkpoints", child.waits)
+
+    def keep(info: StepInfo, snapshot: TrainState) -> None:
         with telemetry.span("checkpoint", step=info.step):
-            handover.add(saver.save(info, current))
+            handover.add(saver.save(info, snapshot))
+
+    def save(info: StepInfo, current: TrainState) -> None:
+        beside.start(partial(keep, info, checkpoints.snapshot(current)))
 
     def leave(info: StepInfo, current: TrainState) -> None:
         save(info, current)
+        beside.finish()
         handover.leave()
 
+    def publish() -> None:
+        if handover.is_waiting and beside.is_free():
+            beside.start(handover.poll)
+
     steps = loop.train(config, spec, current, data, save, hooks=(Hook(run=leave, when=child.leaving.is_set),))
-    finished, last = _follow(child, steps, handover.poll)
-    handover.drain()
+    finished, last = _follow(child, steps, publish)
+    beside.start(handover.drain)
+    beside.finish()
     return finished, _measured(child, last)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -51,6 +52,16 @@ class CheckpointMetadata(_Record):
 def spec_sha256(spec: SftSpec) -> str:
     """Hex sha256 of the spec's canonical JSON."""
     return sha256(canonical_json(spec.model_dump(mode="json"))).hexdigest()
+
+
+def snapshot(state: TrainState) -> TrainState:
+    """A copy in host memory that later steps leave alone, to be saved beside them; frozen weights stay in place."""
+    copied = jax.tree.map(_on_host, _stored(state))
+    return TrainState(**{"params": state.params, "lora": state.lora} | copied)
+
+
+def _on_host(leaf: jax.Array) -> jax.Array:
+    return jax.device_put(leaf, leaf.sharding.with_memory_kind("pinned_host")) if leaf.ndim else jnp.copy(leaf)
 
 
 def save(state: TrainState, directory: Path, *, seed: int, inputs: Inputs) -> CheckpointMetadata:

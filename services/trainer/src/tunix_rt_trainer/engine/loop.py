@@ -1,7 +1,7 @@
 """The training loop: a generator of what happened, step by step.
 
-The device is kept busy: the numbers of a step are fetched only after the next one has been dispatched, except where
-something is due that needs the state of exactly its step.
+The device is kept busy: batches are made ahead of it on another thread, and the numbers of a step are fetched only
+after the next one has been dispatched, except where something is due that needs the state of exactly its step.
 """
 
 from collections.abc import Callable, Generator, Sequence
@@ -11,6 +11,7 @@ from tunix_rt_common.specs import SftSpec
 from tunix_rt_modeling.config import ModelConfig
 from tunix_rt_trainer.engine import batches
 from tunix_rt_trainer.engine.examples import EncodedRows
+from tunix_rt_trainer.engine.prefetch import prefetched
 from tunix_rt_trainer.engine.progress import Dispatched, Progress, StepInfo
 from tunix_rt_trainer.engine.state import TrainState
 from tunix_rt_trainer.engine.step import train_step
@@ -66,8 +67,9 @@ def train(
     if data.validation and finished == 0:
         yield progress.untrained(validation_loss(config, spec, state, data.validation))
     running: Dispatched | None = None
-    for step in range(finished + 1, total_steps + 1):
-        batch = batches.training_batch(data.train, spec, step - 1)
+    steps = range(finished + 1, total_steps + 1)
+    made = prefetched(lambda step: batches.training_batch(data.train, spec, step - 1), steps)
+    for step, batch in zip(steps, made, strict=True):
         state, metrics = train_step(config, spec, total_steps, state, batch)
         if running:
             yield progress.read(running)
