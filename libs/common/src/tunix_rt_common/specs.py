@@ -64,12 +64,27 @@ class OptimizerSpec(Spec):
     clip_norm: Annotated[StrictFloat, Field(gt=0, le=1e6)] = 1.0
 
 
+class MeshSpec(Spec):
+    """How a run's devices are laid out: `data` copies of the weights, each cut `fsdp` times, layers cut `tensor` times.
+
+    The three multiply to the number of devices; `fsdp` takes what the others leave unless it is given.
+    """
+
+    data: Annotated[StrictInt, Field(ge=1, le=65_536)] = 1
+    fsdp: Annotated[StrictInt, Field(ge=1, le=65_536)] | None = None
+    tensor: Annotated[StrictInt, Field(ge=1, le=65_536)] = 1
+
+
 class SftSpec(Spec):
     """Supervised fine-tuning: next-token loss on the completion alone.
 
     One optimizer step sees `batch_size` sequences, in `accumulation` micro-batches; `epochs` or `max_steps` ends the
     run, whichever comes first. A sequence is a row, or with `packing` as many rows as fit into `max_tokens`, each
     seeing itself alone. Rows longer than `max_tokens` (or the model's context) are dropped, counted and reported.
+
+    `precision` is what matrix products run in, by itself bfloat16 on accelerators and float32 on a CPU; weights and
+    moments are float32. `remat` is what the backward pass computes again to save memory: whole layers, all but their
+    matrix products, or nothing.
     """
 
     method: Literal["sft"] = "sft"
@@ -83,6 +98,9 @@ class SftSpec(Spec):
     packing: StrictBool = False
     optimizer: OptimizerSpec = OptimizerSpec()
     lora: LoraSpec | None = None
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    remat: Literal["full", "dots", "none"] = "full"
+    mesh: MeshSpec = MeshSpec()
     checkpoint_every: Annotated[StrictInt, Field(ge=1, le=10_000_000)] = 200
     validate_every: Annotated[StrictInt, Field(ge=1, le=10_000_000)] = 200
     seed: Seed = 0

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 _Size = Annotated[int, Field(ge=1, le=2**24)]
 _TokenId = Annotated[int, Field(ge=0, lt=2**24)]
 _Positive = Annotated[float, Field(gt=0)]
+Remat = Literal["full", "dots", "none"]
 FamilyName = Literal["llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text"]
 """As `model_type` in config.json."""
 
@@ -50,7 +51,8 @@ class Rope(_Frozen):
 class ModelConfig(_Frozen):
     """A pre-norm decoder with rotary positions, grouped queries and a gated MLP.
 
-    `compute_dtype` is what matrix products run in; weights are kept in float32 whatever the file stores.
+    `compute_dtype` is what matrix products run in; weights are kept in float32 whatever the file stores. `remat` says
+    what the backward pass computes again, to save memory: whole layers, all but their matrix products, or nothing.
     """
 
     family: FamilyName = "llama"
@@ -91,6 +93,7 @@ class ModelConfig(_Frozen):
     eos_token_ids: tuple[_TokenId, ...] = ()
     pad_token_id: _TokenId | None = None
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    remat: Remat = "full"
 
     @model_validator(mode="after")
     def _heads_are_shared_evenly(self) -> "ModelConfig":

@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from tunix_rt_modeling.layers import soft_capped
+from tunix_rt_modeling.attention import soft_capped
+from tunix_rt_modeling.sharding import constrain
 
 SCORES_AT_ONCE = 2**24
 """Float32 scores of one chunk: 64 MiB."""
@@ -47,14 +48,15 @@ def token_losses(
     chunks of about equal width; unless given, as many as make 64 MiB of scores. A vocabulary that fits into one chunk
     is scored once, and its scores are kept.
     """
-    vocab = head.weights.shape[head.words]
+    weights = constrain(head.weights, None, None)
+    vocab = weights.shape[head.words]
     widest = chunk or max(NARROWEST_CHUNK, SCORES_AT_ONCE // max(1, hidden.shape[0]))
     width = -(-vocab // -(-vocab // widest))
     if width >= vocab:
-        scores = _scores(softcap, head.words, hidden, head.weights)
+        scores = _scores(softcap, head.words, hidden, weights)
         at_targets = jnp.take_along_axis(scores, targets[:, None], axis=1)[:, 0]
         return jax.nn.logsumexp(scores, axis=1) - at_targets
-    return _losses(softcap, width, head.words, hidden, head.weights, targets)
+    return _losses(softcap, width, head.words, hidden, weights, targets)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))

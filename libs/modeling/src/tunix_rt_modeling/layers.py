@@ -15,11 +15,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from tunix_rt_modeling.config import ModelConfig
+from tunix_rt_modeling.attention import attention
+from tunix_rt_modeling.config import ModelConfig, Remat
+from tunix_rt_modeling.sharding import constrain
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"silu": nn.silu, "gelu_tanh": partial(nn.gelu, approximate=True)}
-_SCORES_AT_ONCE = 2**21
-_MASKED = -1e30
 
 
 class View(NamedTuple):
@@ -66,57 +66,6 @@ def _rotate(x: Float[Array, "B T heads K"], view: View) -> Float[Array, "B T hea
     first, second = jnp.split(x, 2, axis=-1)
     turned = jnp.concatenate([-second, first], axis=-1)
     return (x * view.cos + turned * view.sin).astype(x.dtype)
-
-
-def _attend_in_slices(
-    attend: Callable[[Array, Array, Array, Array], Array],
-    query: Float[Array, "B T H K"],
-    key: Float[Array, "B N S K"],
-    value: Float[Array, "B N S K"],
-    mask: Bool[Array, "B T S"],
-) -> Float[Array, "B T H K"]:
-    """`_attend`, a few rows at a time where the scores of all rows would not stay in a CPU's caches."""
-    batch, tokens, heads, _ = query.shape
-    rows = max(1, _SCORES_AT_ONCE // (tokens * heads * key.shape[2]))
-    if rows >= batch:
-        return attend(query, key, value, mask)
-
-    def attend_row(row: tuple[Array, Array, Array, Array]) -> Array:
-        return attend(*(part[None] for part in row))[0]
-
-    return jax.lax.map(jax.checkpoint(attend_row), (query, key, value, mask), batch_size=rows)
-
-
-def _attend(
-    query: Float[Array, "B T H K"],
-    key: Float[Array, "B N S K"],
-    value: Float[Array, "B N S K"],
-    mask: Bool[Array, "B T S"],
-    *,
-    scale: float,
-    softcap: float | None,
-) -> Float[Array, "B T H K"]:
-    """Scaled dot-product attention with shared key/value heads; softmax in float32.
-
-    With a soft cap c, scores s become c tanh(s / c) (Gemma 2, arXiv:2408.00118).
-
-    The queries that share a key head become rows of one matrix, which spares XLA on CPU half of the decoding time.
-    """
-    batch, tokens, heads, head_dim = query.shape
-    kv_heads, slots = key.shape[1:3]
-    query = query.reshape(batch, tokens, kv_heads, -1, head_dim).transpose(0, 2, 3, 1, 4)
-    query = query.reshape(batch, kv_heads, -1, head_dim) * scale
-    scores = (query @ key.swapaxes(2, 3)).astype(jnp.float32).reshape(batch, kv_heads, -1, tokens, slots)
-    scores = soft_capped(scores, softcap)
-    weights = jax.nn.softmax(jnp.where(mask[:, None, None], scores, _MASKED), axis=-1).astype(value.dtype)
-    mixed = weights.reshape(batch, kv_heads, -1, slots) @ value
-    mixed = mixed.reshape(batch, kv_heads, -1, tokens, head_dim).transpose(0, 3, 1, 2, 4)
-    return mixed.reshape(batch, tokens, heads, head_dim)
-
-
-def soft_capped(scores: Float[Array, "..."], cap: float | None) -> Float[Array, "..."]:
-    """Scores kept within ±cap, smoothly; as they are without one."""
-    return scores if cap is None else cap * jnp.tanh(scores / cap)
 
 
 class Linear(nn.Module):
@@ -192,11 +141,11 @@ class Attention(nn.Module):
         key, keys = _remember(stream.keys, key, place.number, context.start)
         value, values = _remember(stream.values, value, place.number, context.start)
         scale = config.query_scale or config.head_dim**-0.5
-        attend = partial(_attend, scale=scale, softcap=config.attention_softcap)
-        heads = _attend_in_slices(attend, query, key, value, view.mask).reshape(*batch_shape, -1)
-        residual = 0.5 / config.num_layers
-        out = Linear(config.hidden_size, config.output_bias, config.compute_dtype, residual, name="o_proj")(heads)
-        return out, stream._replace(keys=keys, values=values)
+        heads = attention(query, key, value, view.mask, scale=scale, softcap=config.attention_softcap)
+        project_out = Linear(
+            config.hidden_size, config.output_bias, config.compute_dtype, 0.5 / config.num_layers, name="o_proj"
+        )
+        return project_out(heads.reshape(*batch_shape, -1)), stream._replace(keys=keys, values=values)
 
 
 def _remember(
@@ -237,16 +186,25 @@ class Layer(nn.Module):
     def __call__(self, stream: Stream, place: Place, context: Context) -> tuple[Stream, None]:
         """Run one layer of the scan."""
         config = self.config
-        normed = norm(config, "input_layernorm")(stream.hidden)
+        residual = constrain(stream.hidden, "batch", None, None)
+        normed = norm(config, "input_layernorm")(residual)
         attended, stream = Attention(config, name="self_attn")(stream, normed, place, context)
         if config.normed_branches:
             attended = norm(config, "post_attention_layernorm")(attended)
-        hidden = stream.hidden + attended
+        hidden = residual + attended
         before = "pre_feedforward_layernorm" if config.normed_branches else "post_attention_layernorm"
         added = MLP(config, name="mlp")(norm(config, before)(hidden))
         if config.normed_branches:
             added = norm(config, "post_feedforward_layernorm")(added)
         return stream._replace(hidden=hidden + added), None
+
+
+def _layer(remat: Remat) -> type[nn.Module]:
+    """The layer as the backward pass sees it."""
+    if remat == "none":
+        return Layer
+    keep_products = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+    return nn.remat(Layer, prevent_cse=False, policy=keep_products if remat == "dots" else None)
 
 
 class Decoder(nn.Module):
@@ -272,13 +230,13 @@ class Decoder(nn.Module):
             name="embed_tokens",
         )
         layers = nn.scan(
-            nn.remat(Layer, prevent_cse=False),
+            _layer(config.remat),
             variable_axes={"params": 0, "lora": 0},
             split_rngs={"params": True},
             in_axes=(0, nn.broadcast),
             length=config.num_layers,
         )(config, name="layers")
-        hidden = embed(token_ids)
+        hidden = constrain(embed(token_ids), "batch", None, None)
         if config.scaled_embeddings:
             hidden *= jnp.sqrt(config.hidden_size).astype(hidden.dtype)
         slides = jnp.array(config.sliding_layers or [False] * config.num_layers)

@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from tunix_rt_modeling.attention import soft_capped
 from tunix_rt_modeling.config import LinearRope, Llama3Rope, ModelConfig, Rope
 from tunix_rt_modeling.cross_entropy import Head
-from tunix_rt_modeling.layers import Context, Decoder, Stream, View, soft_capped
+from tunix_rt_modeling.layers import Context, Decoder, Stream, View
 
 Params = dict[str, Any]
 

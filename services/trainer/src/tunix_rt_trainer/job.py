@@ -25,6 +25,7 @@ from tunix_rt_modeling import huggingface, lora
 from tunix_rt_modeling.transformer import parameter_count
 from tunix_rt_trainer.beside import BesideTraining
 from tunix_rt_trainer.engine import checkpoints, loop, state
+from tunix_rt_trainer.engine.device import on_device
 from tunix_rt_trainer.engine.examples import EncodedRows, encode_rows
 from tunix_rt_trainer.engine.loop import Hook, TrainingData
 from tunix_rt_trainer.engine.progress import StepInfo
@@ -72,7 +73,7 @@ def _fresh_scratch(child: Child) -> Path:
 def _train(
     child: Child, spec: SftSpec, inputs: RunInputs, data: TrainingData, scratch: Path
 ) -> tuple[TrainState, dict[str, Any]]:
-    config = inputs.model.config
+    config = on_device(inputs.model.config, spec)
     publisher = CheckpointPublisher(child, scratch, inputs.digests)
     saver, handover = CheckpointSaver(child, scratch, spec.seed, inputs.digests), Handover(child, publisher)
     with telemetry.span("restore"):

@@ -53,6 +53,18 @@ SPEC_OPTIONS = (
     SpecOption("--clip-norm", "train.optimizer.clip_norm", float, "Largest gradient norm."),
     SpecOption("--lora-rank", "train.lora.rank", int, "Train adapters of this rank instead of all weights."),
     SpecOption("--lora-alpha", "train.lora.alpha", float, "Scale of the adapters; needs --lora-rank."),
+    SpecOption(
+        "--precision",
+        "train.precision",
+        click.Choice(("auto", "float32", "bfloat16")),
+        "What matrix products run in; auto is bfloat16 on accelerators.",
+    ),
+    SpecOption(
+        "--remat", "train.remat", click.Choice(("full", "dots", "none")), "What backward computes again to save memory."
+    ),
+    SpecOption("--mesh-data", "train.mesh.data", int, "Copies of the weights on the run's devices."),
+    SpecOption("--mesh-fsdp", "train.mesh.fsdp", int, "Devices that share each copy; what is left unless given."),
+    SpecOption("--mesh-tensor", "train.mesh.tensor", int, "Devices that share each layer's heads and MLP."),
     SpecOption("--checkpoint-every", "train.checkpoint_every", int, "Steps between checkpoints."),
     SpecOption("--validate-every", "train.validate_every", int, "Steps between validations."),
     SpecOption("--seed", "train.seed", int, "Seed of initialisation and order."),
