@@ -72,6 +72,10 @@ def remove(name: str) -> Callable[[Path], object]:
     return lambda folder: (folder / name).unlink()
 
 
+def sentencepiece(folder: Path) -> None:
+    (folder / "tokenizer.json").rename(folder / "tokenizer.model")
+
+
 def fifo(folder: Path) -> None:
     (folder / "tokenizer.json").unlink()
     os.mkfifo(folder / "tokenizer.json")
@@ -85,6 +89,7 @@ BROKEN = {
     "config is bottomless": (write("config.json", b"[" * 100_000), "config.json is not JSON"),
     "config without end": (lambda folder: os.truncate(folder / "config.json", 10**10), "config.json is larger than"),
     "no tokenizer": (remove("tokenizer.json"), "no tokenizer.json"),
+    "tokenizer of SentencePiece alone": (sentencepiece, "tokenizer.model alone"),
     "tokenizer is a pipe": (fifo, "no tokenizer.json"),
     "no weights": (remove(WEIGHTS), "no *.safetensors"),
     "pickle": (write(WEIGHTS, b"\x80\x04\x95" + bytes(100)), "is a pickle, which is never loaded"),

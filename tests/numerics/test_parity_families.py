@@ -9,7 +9,7 @@ from tunix_rt_modeling.check import check
 from tunix_rt_modeling.config_json import read_config_json
 from tunix_rt_modeling.directory import read_json
 
-FAMILIES = ("qwen3", "gemma2", "gemma3")
+FAMILIES = ("mistral", "qwen2", "qwen3", "gemma2", "gemma3", "llama-odd", "gemma3-odd")
 
 
 @pytest.mark.parametrize("family", FAMILIES)

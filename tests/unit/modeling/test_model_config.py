@@ -78,6 +78,10 @@ def test_one_or_several_end_tokens_are_read() -> None:
         ({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}, "partial_rotary_factor"),
         ({"rope_parameters": {"rope_theta": 1e4}, "rope_theta": 5e5}, "rope_theta 500000.0 contradicts"),
         ({"rope_parameters": [1]}, "rope_parameters must be an object"),
+        (
+            {"rope_scaling": {"type": "linear", "factor": 2.0}, "rope_parameters": {"type": "linear", "factor": 4.0}},
+            "factor 2.0 in rope_scaling contradicts rope_parameters",
+        ),
         ({"rope_parameters": LLAMA3 | {"factor": -1.0}}, "rope_parameters.factor is -1.0"),
         ({"rope_parameters": LLAMA3 | {"low_freq_factor": 4.0}}, "high_freq_factor must be above"),
         ({"vocab_size": None}, "vocab_size is missing"),
@@ -155,6 +159,23 @@ def test_biases_norms_and_caps_are_those_of_the_family() -> None:
     assert gemma2.scaled_embeddings
 
 
+def test_gemma3_has_no_cap_on_attention_though_its_config_may_name_one() -> None:
+    config = read_config_json(GEMMA3 | {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0})
+    assert (config.attention_softcap, config.logit_softcap) == (None, 30.0)
+
+
+@pytest.mark.parametrize("document", [GEMMA2, GEMMA3], ids=["gemma2", "gemma3"])
+def test_gemma_whose_layers_are_all_full_is_written_with_a_window_for_transformers(document: dict[str, object]) -> None:
+    config = read_config_json(document | {"layer_types": ["full_attention"] * 8})
+    written = write_config_json(config)
+    assert type(written["sliding_window"]) is int
+    assert read_config_json(written) == config
+
+
+def test_no_end_token_is_written_as_null() -> None:
+    assert write_config_json(read_config_json(HF))["eos_token_id"] is None
+
+
 def test_null_takes_a_cap_away() -> None:
     config = read_config_json(GEMMA2 | {"attn_logit_softcapping": None, "final_logit_softcapping": None})
     assert (config.attention_softcap, config.logit_softcap) == (None, None)
@@ -191,6 +212,9 @@ def test_gemma3s_two_kinds_of_positions_are_read_old_and_new(fields: dict[str, o
         (GEMMA3 | {"sliding_window_pattern": 0}, "sliding_window_pattern is 0"),
         (GEMMA3 | {"layer_types": SEVERAL[1:]}, "layer_types has 7 entries for 8 layers"),
         (GEMMA3 | {"head_dim": None}, "head_dim is missing"),
+        (GEMMA3 | {"rope_parameters": {"rope_type": "linear", "factor": 8.0}}, "rope_parameters"),
+        ({"model_type": "gemma3", "text_config": GEMMA3, "vision_config": {}}, "Gemma3ForCausalLM"),
+        (QWEN2 | {"layer_types": SEVERAL}, "layer_types has sliding layers, and use_sliding_window is off"),
         (QWEN2 | {"attention_bias": True}, "attention_bias True"),
         (QWEN3 | {"num_experts": 8}, "num_experts 8"),
         (QWEN2 | {"max_window_layers": "four", "use_sliding_window": True}, "max_window_layers is 'four'"),

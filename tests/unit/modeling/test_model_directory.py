@@ -185,3 +185,37 @@ def test_missing_file_is_named_in_the_refusal(directory: Path, name: str) -> Non
     (directory / name).unlink()
     with pytest.raises(UnusableModel, match=f"has no file {name}"):
         huggingface.load(directory)
+
+
+def rewrite_json(directory: Path, name: str, **fields: object) -> None:
+    path = directory / name
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+@pytest.mark.parametrize("ends", [[2, 7], 7])
+def test_end_tokens_are_those_that_generation_config_names(directory: Path, ends: object) -> None:
+    rewrite_json(directory, "config.json", eos_token_id=2)
+    rewrite_json(directory, "generation_config.json", eos_token_id=ends)
+    config = huggingface.load(directory).config
+    assert config.eos_token_ids == ((2, 7) if isinstance(ends, list) else (7,))
+
+
+def test_end_tokens_are_those_of_config_json_where_generation_config_is_silent(directory: Path) -> None:
+    rewrite_json(directory, "config.json", eos_token_id=2)
+    rewrite_json(directory, "generation_config.json", eos_token_id=None)
+    assert huggingface.read_config(directory).eos_token_ids == (2,)
+    (directory / "generation_config.json").unlink()
+    assert huggingface.read_config(directory).eos_token_ids == (2,)
+
+
+@pytest.mark.parametrize("ends", [263, [1, 9999], "two", {"a": 1}, [True]])
+def test_end_token_that_generation_config_gets_wrong_is_named(directory: Path, ends: object) -> None:
+    rewrite_json(directory, "generation_config.json", eos_token_id=ends)
+    with pytest.raises(UnusableModel, match=r"generation_config\.json: eos_token_id"):
+        huggingface.read_config(directory)
+
+
+def test_tokenizer_of_sentencepiece_alone_is_refused_with_the_way_out(directory: Path) -> None:
+    (directory / "tokenizer.json").rename(directory / "tokenizer.model")
+    with pytest.raises(UnusableModel, match=r"tokenizer\.model.*AutoTokenizer.*save_pretrained"):
+        huggingface.load(directory)

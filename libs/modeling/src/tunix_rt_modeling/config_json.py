@@ -92,6 +92,11 @@ def _family(document: Document) -> Family:
             "config.json: auto_map asks for code from the model's directory, which is never run: use a plain checkpoint"
         )
     model_type = document.get("model_type")
+    if model_type == "gemma3":
+        raise UnusableModel(
+            "config.json: model_type 'gemma3' is a model of text and images: save its text part alone, with "
+            "transformers' Gemma3ForCausalLM.from_pretrained(…).save_pretrained(…)"
+        )
     family = FAMILIES.get(model_type) if isinstance(model_type, str) else None  # type: ignore[call-overload]
     if family is None:
         raise UnusableModel(
@@ -167,6 +172,11 @@ def _sliding(said: Document, family: Family) -> dict[str, Any]:
             raise UnusableModel(
                 f"config.json: layer_types {types!r} is not supported: {said['model_type']} has all layers alike"
             )
+        if any(named) and said.get("use_sliding_window", True) is not True:
+            raise UnusableModel(
+                "config.json: layer_types has sliding layers, and use_sliding_window is off: set it to true, or list "
+                "full_attention alone"
+            )
         slides = named
     if any(slides):
         return {"sliding_window": said.get("sliding_window"), "sliding_layers": slides}
@@ -187,25 +197,27 @@ def _ropes(document: Document, family: Family) -> dict[str, Any]:
     """The rotary positions of all layers, and of sliding ones where the family has others for them."""
     by_kind, scaling = document.get("rope_parameters") or {}, document.get("rope_scaling") or {}
     if "rope_local_base_freq" not in family.own:
-        return {"rope": _rope(document, family, "rope_theta", [scaling, by_kind])}
-    if not isinstance(by_kind, dict) or not set(by_kind) & set(_LAYER_TYPES):
-        by_kind = {"full_attention": by_kind}
-    if unknown := set(by_kind) - set(_LAYER_TYPES):
-        raise UnusableModel(f"config.json: {sorted(unknown)} in rope_parameters is not supported: keep its two kinds")
+        return {"rope": _rope(document, family, "rope_theta", scaling, by_kind)}
+    if not isinstance(by_kind, dict) or not set(by_kind) <= set(_LAYER_TYPES):
+        raise UnusableModel(
+            f"config.json: rope_parameters {by_kind!r} is not supported: give an object for each of "
+            f"{' and '.join(_LAYER_TYPES)}"
+        )
     full, sliding = (by_kind.get(kind) or {} for kind in _LAYER_TYPES)
     return {
-        "rope": _rope(document, family, "rope_theta", [scaling, full]),
-        "sliding_rope": _rope(document, family, "rope_local_base_freq", [sliding]),
+        "rope": _rope(document, family, "rope_theta", scaling, full),
+        "sliding_rope": _rope(document, family, "rope_local_base_freq", {}, sliding),
     }
 
 
-def _rope(document: Document, family: Family, theta_name: str, parts: list[Any]) -> dict[str, Any]:
+def _rope(document: Document, family: Family, theta_name: str, scaling: object, newer: object) -> dict[str, Any]:
     """Merge the newer `rope_parameters` with the older fields; null means not given."""
-    rope: dict[str, Any] = {}
-    for part in parts:
-        if not isinstance(part, dict):
-            raise UnusableModel(f"config.json: rope_parameters must be an object, not {part!r}")
-        rope |= {key: value for key, value in part.items() if value is not None}
+    rope = _given(scaling)
+    for name, value in _given(newer).items():
+        if rope.setdefault(name, value) != value:
+            raise UnusableModel(
+                f"config.json: {name} {rope[name]!r} in rope_scaling contradicts rope_parameters: keep one of them"
+            )
     theta = document.get(theta_name)
     if theta is not None and rope.setdefault("rope_theta", theta) != theta:
         raise UnusableModel(f"config.json: {theta_name} {theta!r} contradicts rope_parameters: keep one of them")
@@ -214,6 +226,12 @@ def _rope(document: Document, family: Family, theta_name: str, parts: list[Any])
     if rope.get("partial_rotary_factor") == 1:
         del rope["partial_rotary_factor"]
     return {"theta": rope.pop("rope_theta", family.defaults[theta_name]), "scaling": _scaling(kind, rope)}
+
+
+def _given(part: object) -> dict[str, Any]:
+    if not isinstance(part, dict):
+        raise UnusableModel(f"config.json: rope_parameters must be an object, not {part!r}")
+    return {name: value for name, value in part.items() if value is not None}
 
 
 def _scaling(kind: object, rest: dict[str, Any]) -> dict[str, Any] | None:
@@ -254,7 +272,7 @@ def write_config_json(config: ModelConfig) -> dict[str, Any]:
         "architectures": [family.architecture],
         "attention_dropout": 0.0,
         "dtype": "float32",
-        "eos_token_id": list(config.eos_token_ids) if len(config.eos_token_ids) != 1 else config.eos_token_ids[0],
+        "eos_token_id": _one_or_several(config.eos_token_ids),
         family.activation_name: {ours: theirs for theirs, ours in _ACTIVATIONS.items()}[config.activation],
         "model_type": config.family,
     }
@@ -264,6 +282,10 @@ def write_config_json(config: ModelConfig) -> dict[str, Any]:
         scale = config.query_scale or config.head_dim**-0.5
         document["query_pre_attn_scalar"] = _whole(scale**-2)
     return document | _written_windows(config, family) | _written_ropes(config)
+
+
+def _one_or_several(ids: tuple[int, ...]) -> int | list[int] | None:
+    return list(ids) if len(ids) > 1 else next(iter(ids), None)
 
 
 def _whole(value: float) -> float:
@@ -279,6 +301,8 @@ def _written_windows(config: ModelConfig, family: Family) -> dict[str, Any]:
     if "use_sliding_window" in family.own:
         windows |= {"use_sliding_window": any(slides), "max_window_layers": config.num_layers}
     if "layer_types" in family.own:
+        # The classes of these families refuse to run without a window, even if no layer uses it.
+        windows["sliding_window"] = config.sliding_window or family.defaults["sliding_window"]
         kinds = {slides: kind for kind, slides in _LAYER_TYPES.items()}
         windows["layer_types"] = [kinds[each] for each in slides]
     return windows

@@ -108,7 +108,8 @@ FAMILIES: Mapping[FamilyName, Family] = MappingProxyType(
             | {"rope_theta": 1_000_000.0, "rope_local_base_freq": 10_000.0, "sliding_window_pattern": 6},
             own=_GEMMA_OWN | {"rope_local_base_freq"},
             sliding=_most_layers_slide,
-            traits=_GEMMA_TRAITS | {"normed_queries": True},
+            # Its class in transformers reads a cap on attention, and does not apply it.
+            traits=_GEMMA_TRAITS | {"normed_queries": True, "attention_softcap": None},
         ),
     }
 )

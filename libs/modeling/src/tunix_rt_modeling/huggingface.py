@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import DictKey
+from pydantic import ValidationError
 from safetensors.numpy import save_file
 
 from tunix_rt_common.errors import UnusableModel
@@ -23,6 +24,7 @@ from tunix_rt_modeling.transformer import Params, init_params
 
 _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
+_GENERATION = "generation_config.json"
 _HEAD = "lm_head.weight"
 _LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight", "bias": "bias"}
 
@@ -53,8 +55,25 @@ def load(directory: Path) -> LoadedModel:
 
 
 def read_config(directory: Path) -> ModelConfig:
-    """Read config.json; UnusableModel names the field that is wrong or unsupported."""
-    return read_config_json(read_json(directory, "config.json"))
+    """Read config.json, and the end tokens from generation_config.json where that names some, as transformers does.
+
+    Raises:
+        UnusableModel: a file is missing or malformed, or a field is wrong or unsupported; it is named.
+    """
+    config = read_config_json(read_json(directory, "config.json"))
+    ends = read_json(directory, _GENERATION).get("eos_token_id") if (directory / _GENERATION).exists() else None
+    return config if ends is None else _with_end_tokens(config, ends)
+
+
+def _with_end_tokens(config: ModelConfig, ends: object) -> ModelConfig:
+    ids = tuple(ends) if isinstance(ends, list) else (ends,)
+    try:
+        return ModelConfig.model_validate(config.model_dump() | {"eos_token_ids": ids})
+    except ValidationError as error:
+        raise UnusableModel(
+            f"{_GENERATION}: eos_token_id {ends!r} is not an id below vocab_size {config.vocab_size}, or a list of "
+            "such: correct the file, or remove the field"
+        ) from error
 
 
 def load_params(directory: Path, config: ModelConfig) -> Params:
@@ -97,7 +116,7 @@ def save_model(directory: Path, config: ModelConfig, params: Params) -> None:
     document = write_config_json(config)
     _write_json(directory / "config.json", document)
     special = {name: document[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    _write_json(directory / "generation_config.json", special)
+    _write_json(directory / _GENERATION, special)
     host = jax.device_get(params)
     tensors = {name: np.ascontiguousarray(slot.read(host)) for name, slot in _slots(config).items()}
     save_file(tensors, directory / _WEIGHTS, metadata={"format": "pt"})

@@ -73,6 +73,11 @@ def load_tokenizer(directory: Path) -> Tokenizer:
     Raises:
         UnusableModel: tokenizer.json is missing, a file is malformed, or a special token is not in the vocabulary.
     """
+    if not (directory / _REQUIRED).exists() and (directory / "tokenizer.model").exists():
+        raise UnusableModel(
+            f"{directory.name} has its tokenizer as tokenizer.model alone, which is not read: write tokenizer.json "
+            "beside it with transformers' AutoTokenizer.from_pretrained(…).save_pretrained(…)"
+        )
     present = [_REQUIRED, *(name for name in _OPTIONAL if (directory / name).exists())]
     return Tokenizer({name: inside(directory, name).read_bytes() for name in present})
 

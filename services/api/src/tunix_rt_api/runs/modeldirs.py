@@ -78,6 +78,12 @@ def _checked(folder: Path, reference: str) -> list[Path]:
 
 
 def _check_files(folder: Path, paths: Sequence[Path]) -> None:
+    if folder / "tokenizer.json" not in paths and (folder / "tokenizer.model").is_file():
+        raise UnusableModel(
+            f"{folder.name} has its tokenizer as tokenizer.model alone, which is not read: write tokenizer.json "
+            "beside it with transformers' AutoTokenizer.from_pretrained(…).save_pretrained(…)",
+            field=FIELD,
+        )
     for name in ("config.json", "tokenizer.json"):
         if folder / name not in paths:
             raise UnusableModel(f"{folder.name} has no {name}: give a whole Hugging Face model directory", field=FIELD)
