@@ -7,6 +7,7 @@ from tunix_rt_common.chat import (
     Segment,
     completion,
     conversation,
+    end_of_turn,
     prompt_text,
 )
 from tunix_rt_common.errors import InvalidInput
@@ -55,6 +56,88 @@ def test_default_template_separates_turns_of_a_longer_chat():
     messages = [{"role": role, "content": content} for role, content in turns]
     text = PLAIN.render(messages, add_generation_prompt=True)
     assert text == "<s>Be short.\n\nQuestion: 1?\nAnswer:\n2</s>\nQuestion: 3?\nAnswer:\n"
+
+
+LLAMA3 = """\
+{{ bos_token }}{% for turn in messages %}<|start_header_id|>{{ turn.role }}<|end_header_id|>
+
+{{ turn.content | trim }}<|eot_id|>{% endfor %}
+{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>
+
+{% endif %}"""
+QWEN3 = """\
+{% if tools %}{{ raise_exception("tools were not given") }}{% endif %}
+{% set last = namespace(question=-1) %}
+{% for turn in messages %}{% if turn.role == "user" %}{% set last.question = loop.index0 %}{% endif %}{% endfor %}
+{% for turn in messages %}
+{% set said = turn.content.split("</think>") %}
+{{- "<|im_start|>" + turn.role + "\\n" }}
+{%- if turn.role == "assistant" and loop.index0 > last.question %}
+{{- "<think>\\n" + (said[:-1] | join | replace("<think>", "") | trim) + "\\n</think>\\n\\n" }}
+{%- endif %}
+{{- said[-1].lstrip("\\n") + "<|im_end|>\\n" }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- "<|im_start|>assistant\\n" }}{% endif %}"""
+MISTRAL = """\
+{{ bos_token }}{% for turn in messages %}{% if (turn.role == "user") != (loop.index0 % 2 == 0) %}
+{{ raise_exception("questions and replies must take turns") }}{% endif %}
+{% if turn.role == "user" %}{{ "[INST] " + turn.content + "[/INST]" }}
+{%- else %}{{ " " + (turn.content | trim) + eos_token }}{% endif %}{% endfor %}"""
+GEMMA = """\
+{{ bos_token }}{% if messages[0].role == "system" %}{{ raise_exception("no system role") }}{% endif %}
+{% for turn in messages %}<start_of_turn>{{ "model" if turn.role == "assistant" else turn.role }}
+{{ turn.content | trim }}<end_of_turn>
+{% endfor %}{% if add_generation_prompt %}<start_of_turn>model
+{% endif %}"""
+HEADER = "<|start_header_id|>{}<|end_header_id|>\n\n"
+THOUGHT = "<think>\ntwo and two\nmake four\n</think>\n"
+
+
+@pytest.mark.parametrize(
+    ("source", "asked", "replied", "ending"),
+    [
+        (
+            LLAMA3,
+            f"<s>{HEADER.format('user')}2+2=<|eot_id|>{HEADER.format('assistant')}",
+            f"{THOUGHT}4<|eot_id|>",
+            "<|eot_id|>",
+        ),
+        (
+            QWEN3,
+            "<|im_start|>user\n2+2=<|im_end|>\n<|im_start|>assistant\n",
+            f"{THOUGHT}\n4<|im_end|>\n",
+            "<|im_end|>",
+        ),
+        (MISTRAL, "<s>[INST] 2+2=[/INST]", f" {THOUGHT}4</s>", "</s>"),
+        (
+            GEMMA,
+            "<s><start_of_turn>user\n2+2=<end_of_turn>\n<start_of_turn>model\n",
+            f"{THOUGHT}4<end_of_turn>\n",
+            "<end_of_turn>",
+        ),
+    ],
+    ids=["llama3", "qwen3", "mistral", "gemma"],
+)
+def test_templates_like_those_of_the_families_split_into_prompt_and_reply(source, asked, replied, ending):
+    template = ChatTemplate(source, "<s>", "</s>")
+    assert conversation(TRACE, "trace", template) == (Segment(asked, trained=False), Segment(replied, trained=True))
+    assert end_of_turn(template) == ending
+
+
+def test_template_without_an_ending_ends_turns_with_the_end_token():
+    assert end_of_turn(ChatTemplate("{% for turn in messages %}{{ turn.content }}{% endfor %}", "", "</s>")) == "</s>"
+
+
+@pytest.mark.parametrize(
+    ("source", "messages", "told"),
+    [
+        (GEMMA, [{"role": "system", "content": "Be short."}], "no system role"),
+        (MISTRAL, [{"role": "user", "content": "1"}] * 2, "must take turns"),
+    ],
+)
+def test_refusal_of_a_template_itself_is_passed_on(source, messages, told):
+    with pytest.raises(InvalidInput, match=told):
+        ChatTemplate(source, "<s>", "</s>").render(messages, add_generation_prompt=True)
 
 
 @pytest.mark.parametrize("target", ["trace", "answer"])

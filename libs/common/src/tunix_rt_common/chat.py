@@ -152,6 +152,11 @@ def conversation(trace: Trace, target: Target, template: ChatTemplate) -> tuple[
     return Segment(prompt, trained=False), Segment(reply + closing, trained=True)
 
 
+def end_of_turn(template: ChatTemplate) -> str:
+    """Return what replies end with, white space aside: the template's own ending, or `eos_token` where it has none."""
+    return _ending(template).strip() or template.eos_token
+
+
 def _reasoning(trace: Trace) -> str:
     return "\n".join(step.content for step in trace.steps)
 

@@ -62,6 +62,11 @@ class Tokenizer:
         text: str = self._engine.decode(list(ids), skip_special_tokens=False)
         return text
 
+    def added_id(self, text: str) -> int | None:
+        """Return the id of the token that was added to the vocabulary for exactly this text, if there is one."""
+        added = self._engine.get_added_tokens_decoder().items()
+        return next((token_id for token_id, token in added if token.content == text), None)
+
     def files(self) -> dict[str, bytes]:
         """Return file name -> content: what `load_tokenizer` needs to build this tokenizer again."""
         return dict(self._files)

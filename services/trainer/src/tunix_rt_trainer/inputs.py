@@ -2,13 +2,13 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from tunix_rt_common.chat import ChatTemplate
+from tunix_rt_common.chat import ChatTemplate, end_of_turn
 from tunix_rt_common.datasets import DatasetManifest, DatasetRow, Split, read_rows
 from tunix_rt_common.specs import RunSpec
 from tunix_rt_common.storage import ArtifactStore
@@ -41,9 +41,10 @@ def load_inputs(store: ArtifactStore, spec: RunSpec, pins: dict[str, Any], scrat
     manifest = store.get_document(DatasetManifest, pins["dataset"]["manifest_sha256"])
     model = _base_model(store, pins["base_model"], spec.train.seed, scratch)
     tokenizer = model.tokenizer
+    template = ChatTemplate.of(tokenizer.chat_template, tokenizer.bos_token, tokenizer.eos_token)
     return RunInputs(
-        model=model,
-        template=ChatTemplate.of(tokenizer.chat_template, tokenizer.bos_token, tokenizer.eos_token),
+        model=ending_turns(model, template),
+        template=template,
         train_rows=_rows(store, manifest, "train"),
         validation_rows=_rows(store, manifest, "validation"),
         digests=Inputs(
@@ -53,6 +54,19 @@ def load_inputs(store: ArtifactStore, spec: RunSpec, pins: dict[str, Any], scrat
             base_model_sha256=_base_model_sha256(pins["base_model"], spec.train.seed),
         ),
     )
+
+
+def ending_turns(model: LoadedModel, template: ChatTemplate) -> LoadedModel:
+    """The model with its template's end of turn among its end tokens, where that is a token of its own.
+
+    Training teaches to end replies with it. A base model under a chat template does not list it, and whoever serves
+    the trained weights would generate past the end.
+    """
+    token_id = model.tokenizer.added_id(end_of_turn(template))
+    ends = model.config.eos_token_ids
+    if token_id is None or token_id in ends:
+        return model
+    return replace(model, config=model.config.model_copy(update={"eos_token_ids": (*ends, token_id)}))
 
 
 def _rows(store: ArtifactStore, manifest: DatasetManifest, split: Split) -> list[DatasetRow]:
