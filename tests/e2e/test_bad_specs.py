@@ -72,6 +72,30 @@ TRAIN = [
     ({"env": {"LD_PRELOAD": "x.so"}}, "env"),
 ]
 
+SERVED = "http://127.0.0.1:8000/v1"
+ENDPOINTS = [
+    SERVED,
+    "http://169.254.169.254/latest/meta-data",
+    "http://user:secret@127.0.0.1:8000/v1",
+    "http://127.0.0.1:8000@example.org/v1",
+    "file:///etc/passwd",
+    "gopher://127.0.0.1:6379/_SET",
+    "HTTP:/127.0.0.1",
+    "//127.0.0.1:8000/v1",
+    "http://",
+    "http://:8000/v1",
+    "http://127.0.0.1:99999/v1",
+    "http://127.0.0.1:8000/v1?key=1",
+    "http://127.0.0.1:8000/v1#x",
+    "http://127.0.0.1:8000\\@example.org/v1",
+    "http://127.0.0.1:8000/v1\r\nHost: x",
+    "http://exämple.org/v1",
+    "http://" + "a" * 2000,
+    "",
+    5,
+    None,
+]
+
 RUNS = [
     *[({"train": train}, f"train.{field}".rstrip(".")) for train, field in TRAIN],
     *[
@@ -92,6 +116,21 @@ RUNS = [
     ({"evaluate": {"judge": "vibes@1"}}, "evaluate.judge"),
     ({"evaluate": {"sampling": {"temperature": -1}}}, "evaluate.sampling.temperature"),
     ({"evaluate": {"sampling": {"stop": [""]}}}, "evaluate.sampling.stop.0"),
+    *[({"evaluate": {"endpoint": {"url": url}}}, "evaluate.endpoint.url") for url in ENDPOINTS],
+    ({"evaluate": {"endpoint": {}}}, "evaluate.endpoint.url"),
+    *[
+        ({"evaluate": {"endpoint": {"url": SERVED, **change}}}, f"evaluate.endpoint{field}")
+        for change, field in [
+            ({"model": "llama"}, ""),
+            ({"concurrency": 0}, ".concurrency"),
+            ({"concurrency": 257}, ".concurrency"),
+            ({"timeout_s": 0}, ".timeout_s"),
+            ({"timeout_s": 1e9}, ".timeout_s"),
+            ({"retries": -1}, ".retries"),
+            ({"retries": 11}, ".retries"),
+            ({"api_key": "sk-1"}, ".api_key"),
+        ]
+    ],
     ({"gate": {"confidence": 1}}, "gate.confidence"),
     ({"promote": "yes"}, "promote"),
     ({"promote": 1}, "promote"),

@@ -8,6 +8,7 @@ from tunix_rt.commands.datasets import dataset_spec
 from tunix_rt.commands.runspec import SPEC_OPTIONS, read_spec_file, run_spec
 from tunix_rt_common.errors import InvalidInput
 from tunix_rt_common.specs import (
+    EndpointSpec,
     EvalSpec,
     GatePolicy,
     LoraSpec,
@@ -28,6 +29,7 @@ PARTS: dict[str, type[BaseModel]] = {
     "train.optimizer.schedule": ScheduleSpec,
     "evaluate": EvalSpec,
     "evaluate.sampling": SamplingSpec,
+    "evaluate.endpoint": EndpointSpec,
     "gate": GatePolicy,
 }
 
@@ -93,6 +95,9 @@ def test_option_brings_back_a_judging_that_the_file_turned_off():
         ({"base_model": "tiny"}, "--dataset is missing"),
         ({"dataset": "sums"}, "--base-model is missing"),
         (minimal(lora_alpha=8.0), "--lora-rank"),
+        (minimal(endpoint_retries=2), "--endpoint-retries needs --endpoint-url"),
+        (minimal(endpoint_url="http://me:key@gpu/v1"), "evaluate.endpoint.url"),
+        (minimal(endpoint_url="http://gpu/v1", endpoint_model="llama"), "whose weights"),
         (minimal(evaluate=False, eval_split="test"), "--eval-split and --no-evaluate"),
         (minimal(batch_size=3, accumulation=2), "not divisible by accumulation"),
         (minimal(learning_rate=-1.0), "train.optimizer.learning_rate"),

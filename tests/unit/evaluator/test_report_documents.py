@@ -4,7 +4,15 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from tunix_rt_common.reports import CheckpointManifest, EvalReport, FileEntry, ItemResult, digest, eval_set_sha256
+from tunix_rt_common.reports import (
+    CheckpointManifest,
+    EvalReport,
+    FileEntry,
+    ItemResult,
+    ServedModel,
+    digest,
+    eval_set_sha256,
+)
 
 SHA = "0" * 64
 
@@ -41,6 +49,18 @@ def test_document_survives_the_store(make_report: Callable[..., EvalReport]) -> 
     again = EvalReport.model_validate_json(report.model_dump_json())
     assert again == report
     assert digest(again) == digest(report)
+
+
+def test_report_of_another_servers_answers_says_whose(make_report: Callable[..., EvalReport]) -> None:
+    report = make_report("+-", endpoint=ServedModel(url="http://a/v1", model="b"))
+    assert EvalReport.model_validate_json(report.model_dump_json()) == report
+    assert report.model_dump(mode="json")["endpoint"] == {"url": "http://a/v1", "model": "b"}
+
+
+def test_report_of_our_own_answers_has_the_bytes_it_had_before_there_were_others(
+    make_report: Callable[..., EvalReport],
+) -> None:
+    assert "endpoint" not in make_report("+-").model_dump(mode="json")
 
 
 @pytest.mark.parametrize("path", ["", ".", "..", "/etc/passwd", "../x", "a/../b", "a//b", "./a", "a/", "a\\b", "a\x00"])

@@ -260,10 +260,21 @@ class Evaluation(Answer):
     created_at: datetime
 
 
+class ServedModel(Answer):
+    """An OpenAI-compatible server, and the name under which it serves the weights that were judged."""
+
+    url: str
+    model: str
+
+
 class EvaluationDetail(Evaluation):
-    """With the scores by section, category and difficulty, and the gate's whole verdict."""
+    """With the scores by section, category and difficulty, and the gate's whole verdict.
+
+    `endpoint` is the server that answered; None where it was the evaluator's own engine.
+    """
 
     slices: Mapping[str, Mapping[str, Score]]
+    endpoint: ServedModel | None = None
     verdict: Mapping[str, Any]
 
 

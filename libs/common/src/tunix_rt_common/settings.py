@@ -3,15 +3,19 @@
 Three URLs are the only difference between a laptop and a cluster. Resolved once at a process's entry, then passed on.
 """
 
+import json
 import os
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, SecretStr
+from pydantic import AfterValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from tunix_rt_common.endpoint import canonical_url
+
 Seconds = PositiveFloat
+EndpointUrl = Annotated[str, AfterValidator(canonical_url)]
 
 
 class Settings(BaseSettings):
@@ -57,6 +61,12 @@ class Settings(BaseSettings):
         ("127.0.0.1", "localhost", "[::1]"), description="Host headers the API answers to"
     )
     model_roots: tuple[Path, ...] = Field((), description="folders under which a run may name a model directory")
+    endpoint_urls: tuple[EndpointUrl, ...] = Field(
+        (), description="OpenAI-compatible servers that an evaluation may ask"
+    )
+    endpoint_api_keys: dict[EndpointUrl, SecretStr] = Field(
+        {}, description="by URL, the key that the evaluator shows to such a server"
+    )
 
     @cached_property
     def home_dir(self) -> Path:
@@ -89,6 +99,7 @@ class Settings(BaseSettings):
             "TUNIX_RT_KEEP_CHECKPOINTS": str(self.keep_checkpoints),
             "TUNIX_RT_UNSAVED_CHECKPOINTS": str(self.unsaved_checkpoints),
             "TUNIX_RT_LOG_FORMAT": self.log_format,
+            "TUNIX_RT_ENDPOINT_URLS": json.dumps(self.endpoint_urls),
             "JAX_COMPILATION_CACHE_DIR": os.environ.get("JAX_COMPILATION_CACHE_DIR", str(self.home_dir / "compiled")),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
         }

@@ -6,7 +6,9 @@ Every spec forbids unknown fields and non-finite numbers, and takes numbers for 
 
 from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, model_validator
+
+from tunix_rt_common.endpoint import canonical_url
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$", description="lower-case letters, digits, . _ -")]
 Alias = Annotated[str, Field(pattern=r"^[a-z][a-z0-9._-]{0,63}$", description="as a name, but not a number first")]
@@ -126,6 +128,30 @@ class SamplingSpec(Spec):
     seed: Seed = 0
 
 
+class EndpointSpec(Spec):
+    """An OpenAI-compatible server (vLLM, SGLang) that answers in place of the evaluator's own engine.
+
+    `url` is where its `/completions` lies. `model` is the name under which it serves the weights that are judged:
+    `{model_sha256}` in it becomes their digest. An answer that takes longer than `timeout_s`, from the first look for
+    the server to the last byte, failed; failed answers are asked for again, `retries` times.
+    """
+
+    url: Annotated[str, Field(max_length=2000), AfterValidator(canonical_url)]
+    model: Annotated[str, Field(max_length=200)] = "{model_sha256}"
+    concurrency: Annotated[StrictInt, Field(ge=1, le=256)] = 8
+    timeout_s: Annotated[StrictFloat, Field(gt=0, le=3600)] = 120.0
+    retries: Annotated[StrictInt, Field(ge=0, le=10)] = 5
+
+    @model_validator(mode="after")
+    def _model_says_whose_weights_answer(self) -> "EndpointSpec":
+        if "{model_sha256}" not in self.model:
+            raise ValueError(
+                f"model {self.model!r} does not say whose weights answer: put {{model_sha256}} into it, and serve the "
+                "model that is judged under that name"
+            )
+        return self
+
+
 class EvalSpec(Spec):
     """On which rows a model is judged, how it answers, and who judges."""
 
@@ -135,6 +161,7 @@ class EvalSpec(Spec):
     judge: Literal["answer_correctness@1"] = "answer_correctness@1"
     sampling: SamplingSpec = SamplingSpec()
     batch_size: Annotated[StrictInt, Field(ge=1, le=4096)] = 64
+    endpoint: EndpointSpec | None = Field(None, description="who answers; the evaluator's own engine unless given")
 
 
 class GatePolicy(Spec):

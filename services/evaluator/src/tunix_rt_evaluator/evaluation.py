@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from tunix_rt_common.datasets import DatasetRow
-from tunix_rt_common.reports import EvalReport, ItemResult, eval_set_sha256
+from tunix_rt_common.reports import EvalReport, ItemResult, ServedModel, eval_set_sha256
 from tunix_rt_common.specs import EvalSpec
 from tunix_rt_evaluator.generation import Answer
 from tunix_rt_evaluator.judges import JUDGES, Judge, JudgeFailed
@@ -11,7 +11,13 @@ from tunix_rt_evaluator.statistics import score, slices
 
 
 def build_report(
-    rows: Sequence[DatasetRow], answers: Sequence[Answer], spec: EvalSpec, *, model_sha256: str, dataset_sha256: str
+    rows: Sequence[DatasetRow],
+    answers: Sequence[Answer],
+    spec: EvalSpec,
+    *,
+    model_sha256: str,
+    dataset_sha256: str,
+    endpoint: ServedModel | None,
 ) -> EvalReport:
     """Judge each answer; the report with every prediction, its verdict, and the scores."""
     judge = JUDGES[spec.judge]
@@ -26,6 +32,7 @@ def build_report(
         overall=score(items),
         slices=slices(items),
         eval_set_sha256=eval_set_sha256(items),
+        endpoint=endpoint,
     )
 
 

@@ -7,21 +7,25 @@ same conditions. The gate then compares the two reports.
 import shutil
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from tunix_rt_common import telemetry
 from tunix_rt_common.child import Child, ToldToLeave, run_child
 from tunix_rt_common.datasets import DatasetManifest, DatasetRow, read_rows
 from tunix_rt_common.db.models import RunRecord
+from tunix_rt_common.endpoint import check_allowed
 from tunix_rt_common.errors import UnusableData
-from tunix_rt_common.reports import EvalReport
-from tunix_rt_common.specs import EvalSpec, RunSpec
+from tunix_rt_common.reports import EvalReport, ServedModel
+from tunix_rt_common.settings import Settings
+from tunix_rt_common.specs import EndpointSpec, EvalSpec, RunSpec
 from tunix_rt_common.storage.bundle import FolderManifest, fetch_folder
+from tunix_rt_evaluator.endpoint import Endpoint
 from tunix_rt_evaluator.evaluation import build_report
 from tunix_rt_evaluator.gate import decide
-from tunix_rt_evaluator.generation import answer_all
+from tunix_rt_evaluator.generation import OwnEngine, Respondent, answer_all
 from tunix_rt_modeling import huggingface
-from tunix_rt_modeling.huggingface import LoadedModel
+from tunix_rt_modeling.tokenizer import load_tokenizer
 
 
 def evaluate_run(child: Child) -> dict[str, Any]:
@@ -58,28 +62,52 @@ def _rows(child: Child, manifest: DatasetManifest, spec: EvalSpec) -> list[Datas
 def _report(
     child: Child, model_sha256: str, rows: Sequence[DatasetRow], spec: EvalSpec, dataset_sha256: str
 ) -> EvalReport:
-    model = _load(child, model_sha256)
+    respondent = _respondent(child, model_sha256, spec)
+    served = respondent.served
 
     def on_progress(done: int, total: int) -> None:
         child.progress(done, total)
         if child.leaving.is_set():
             raise ToldToLeave
 
-    child.story("generating", f"model {model_sha256[:12]} answers {len(rows)} prompts of split {spec.split}")
+    who = f"{served.model} at {served.url}" if served else f"model {model_sha256[:12]}"
+    child.story("generating", f"{who} answers {len(rows)} prompts of split {spec.split}")
     with telemetry.span("generate", prompts=len(rows)):
-        answers = answer_all(model, rows, spec, on_progress)
+        answers = answer_all(respondent, rows, spec.sampling, on_progress)
     with telemetry.span("judge", judge=spec.judge):
-        return build_report(rows, answers, spec, model_sha256=model_sha256, dataset_sha256=dataset_sha256)
+        return build_report(
+            rows, answers, spec, model_sha256=model_sha256, dataset_sha256=dataset_sha256, endpoint=served
+        )
 
 
-def _load(child: Child, model_sha256: str) -> LoadedModel:
+def _respondent(child: Child, model_sha256: str, spec: EvalSpec) -> Respondent:
+    """The model, whole or, where an endpoint holds its weights, what it takes to put questions to it."""
+    manifest = child.store.get_document(FolderManifest, model_sha256)
+    if spec.endpoint:
+        described = tuple(entry for entry in manifest.files if not entry.path.endswith(".safetensors"))
+        manifest = manifest.model_copy(update={"files": described})
     folder = child.settings.scratch_dir / "evaluations" / f"{child.claim.claim_id}-{model_sha256[:12]}"
     try:
         with telemetry.span("load model", model=model_sha256[:12]):
-            fetch_folder(child.store, child.store.get_document(FolderManifest, model_sha256), folder)
-            return huggingface.load(folder)
+            fetch_folder(child.store, manifest, folder)
+            if spec.endpoint:
+                return _elsewhere(child.settings, folder, model_sha256, spec, spec.endpoint)
+            model = huggingface.load(folder)
+            return Respondent(model.config, model.tokenizer, OwnEngine(model, spec))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _elsewhere(
+    settings: Settings, folder: Path, model_sha256: str, spec: EvalSpec, endpoint: EndpointSpec
+) -> Respondent:
+    check_allowed(settings.endpoint_urls, endpoint.url)
+    config, tokenizer = huggingface.read_config(folder), load_tokenizer(folder)
+    served = ServedModel(url=endpoint.url, model=endpoint.model.replace("{model_sha256}", model_sha256))
+    ends = tuple(sorted({*config.eos_token_ids, tokenizer.eos_id}))
+    key = settings.endpoint_api_keys.get(endpoint.url)
+    generator = Endpoint(endpoint, served.model, spec.sampling, ends, key.get_secret_value() if key else None)
+    return Respondent(config, tokenizer, generator, served)
 
 
 def _baseline_report(
@@ -99,7 +127,12 @@ def _baseline_report(
 
 
 def _asked_alike(one: EvalReport, other: EvalReport) -> bool:
-    return (one.eval_set_sha256, one.judge, one.sampling) == (other.eval_set_sha256, other.judge, other.sampling)
+    """The same questions, drawn in the same way by the same engine, before the same judge."""
+    ours, theirs = (
+        (report.eval_set_sha256, report.judge, report.sampling, report.endpoint and report.endpoint.url)
+        for report in (one, other)
+    )
+    return ours == theirs
 
 
 if __name__ == "__main__":

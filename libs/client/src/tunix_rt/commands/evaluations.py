@@ -109,6 +109,7 @@ def _show(found: EvaluationDetail) -> None:
             ("accuracy", accuracy(found.score)),
             ("correct", f"{found.score.correct} of {found.score.scored} judged, {found.score.unscored} unscored"),
             ("judge", found.judge),
+            *([("answered by", f"{found.endpoint.model} at {found.endpoint.url}")] if found.endpoint else []),
             ("items digest", found.eval_set_sha256),
             *_comparison(found.verdict.get("paired")),
         ]

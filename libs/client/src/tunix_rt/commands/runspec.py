@@ -81,6 +81,16 @@ SPEC_OPTIONS = (
     SpecOption("--temperature", "evaluate.sampling.temperature", float, "0 is greedy."),
     SpecOption("--top-k", "evaluate.sampling.top_k", int, "Draw from the k likeliest tokens; 0 for all."),
     SpecOption("--top-p", "evaluate.sampling.top_p", float, "Draw from the likeliest tokens that add up to p."),
+    SpecOption("--endpoint-url", "evaluate.endpoint.url", str, "An OpenAI-compatible server that answers instead."),
+    SpecOption(
+        "--endpoint-model",
+        "evaluate.endpoint.model",
+        str,
+        "The name it serves the judged weights under, with {model_sha256} in it.",
+    ),
+    SpecOption("--endpoint-concurrency", "evaluate.endpoint.concurrency", int, "Answers it is asked for at a time."),
+    SpecOption("--endpoint-timeout", "evaluate.endpoint.timeout_s", float, "Seconds that one answer may take."),
+    SpecOption("--endpoint-retries", "evaluate.endpoint.retries", int, "How often a failed answer is asked for again."),
     SpecOption("--margin", "gate.margin", float, "How much worse than its baseline a model may be."),
     SpecOption("--confidence", "gate.confidence", float, "Confidence of the gate's intervals."),
     SpecOption("--min-items", "gate.min_items", int, "Fewer judged rows decide nothing."),
@@ -140,10 +150,16 @@ def _check_together(options: list[SpecOption], base: Mapping[str, Any], *, evalu
     judging = next((option.flag for option in options if option.path.startswith("evaluate.")), None)
     if judging and not evaluate:
         raise InvalidInput(f"{judging} and --no-evaluate contradict each other: leave one out")
-    train = base.get("train")
-    has_lora = "train.lora.rank" in paths or bool(isinstance(train, dict) and train.get("lora"))
-    if "train.lora.alpha" in paths and not has_lora:
+    if "train.lora.alpha" in paths and not ("train.lora.rank" in paths or _holds(base, "train", "lora")):
         raise InvalidInput("--lora-alpha needs --lora-rank, which turns adapters on: give both")
+    served = next((option.flag for option in options if option.path.startswith("evaluate.endpoint.")), None)
+    if served and not ("evaluate.endpoint.url" in paths or _holds(base, "evaluate", "endpoint")):
+        raise InvalidInput(f"{served} needs --endpoint-url, which names the server that answers: give both")
+
+
+def _holds(base: Mapping[str, Any], part: str, field: str) -> bool:
+    inner = base.get(part)
+    return bool(isinstance(inner, dict) and inner.get(field))
 
 
 def _put(values: dict[str, Any], path: str, value: object) -> None:

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from pydantic import BaseModel
 
-from tunix_rt_common.reports import ItemResult, Score, Verdict
+from tunix_rt_common.reports import ItemResult, Score, ServedModel, Verdict
 
 
 class EvaluationOut(BaseModel):
@@ -25,9 +25,10 @@ class EvaluationOut(BaseModel):
 
 
 class EvaluationDetail(EvaluationOut):
-    """With slices and the whole verdict."""
+    """With slices, the whole verdict, and who answered unless it was the evaluator's own engine."""
 
     slices: dict[str, dict[str, Score]]
+    endpoint: ServedModel | None
     verdict: Verdict
 
 

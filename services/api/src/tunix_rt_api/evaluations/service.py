@@ -43,7 +43,7 @@ def show_detail(store: ArtifactStore, row: EvaluationRecord) -> EvaluationDetail
     """With slices and verdict, from the store."""
     report = store.get_document(EvalReport, row.report_sha256)
     verdict = store.get_document(Verdict, row.verdict_sha256)
-    return EvaluationDetail(**show(row).model_dump(), slices=report.slices, verdict=verdict)
+    return EvaluationDetail(**show(row).model_dump(), slices=report.slices, endpoint=report.endpoint, verdict=verdict)
 
 
 def items(store: ArtifactStore, row: EvaluationRecord, outcome: str | None, offset: int, limit: int) -> ItemPage:

@@ -12,6 +12,7 @@ from tunix_rt_api.deps import Services
 from tunix_rt_api.models.service import find_version
 from tunix_rt_api.runs.modeldirs import check_model_directory, is_directory, store_model_directory
 from tunix_rt_common.db.models import DatasetRecord, EvaluationRecord
+from tunix_rt_common.endpoint import check_allowed
 from tunix_rt_common.errors import EngineMissing, InvalidInput, NotFound, UnusableData
 from tunix_rt_common.promotion import current_alias
 from tunix_rt_common.specs import PRESET_NAMES, EvalSpec, RunSpec
@@ -70,6 +71,8 @@ def pin(
     query. A rehearsal checks the directory and leaves it unstored and unpinned.
     """
     check_engine(spec.train.engine)
+    if spec.evaluate and spec.evaluate.endpoint:
+        check_allowed(services.settings.endpoint_urls, spec.evaluate.endpoint.url)
     base_model = _base_model_directory(services, spec.base_model, rehearsal=rehearsal)
     dataset = built_dataset(session, spec.dataset, "dataset")
     eval_reference = spec.evaluate.dataset if spec.evaluate else None
