@@ -89,3 +89,17 @@ def test_settings_that_do_not_fit_are_refused(settings: dict[str, object], fault
 def test_malformed_tokenizer_is_refused(content: bytes) -> None:
     with pytest.raises(UnusableModel, match=r"tokenizer\.json cannot be read"):
         Tokenizer(BYTES.files() | {"tokenizer.json": content})
+
+
+def with_picture_token() -> Tokenizer:
+    document = json.loads(BYTES.files()["tokenizer.json"])
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    document["added_tokens"].append({"id": 263, "content": "<image_soft_token>", "special": True, **flags})
+    return Tokenizer(BYTES.files() | {"tokenizer.json": json.dumps(document).encode()})
+
+
+def test_token_for_pictures_that_gemma3_has_no_embedding_for_is_ordinary_text() -> None:
+    tokenizer = with_picture_token()
+    assert tokenizer.vocab_size == 263
+    assert tokenizer.encode("a<image_soft_token><|eos|>") == [*b"a<image_soft_token>", 258]
+    assert b"<image_soft_token>" in tokenizer.files()["tokenizer.json"], "others read the file as it was"

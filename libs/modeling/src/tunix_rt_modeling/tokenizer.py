@@ -13,6 +13,8 @@ from tunix_rt_modeling.directory import inside, parse_json
 
 _REQUIRED = "tokenizer.json"
 _OPTIONAL = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+_PLACEHOLDERS = frozenset({"<image_soft_token>"})
+"""Stand for pictures in Gemma 3's tokenizer; its text models have no embedding for them, and no text means them."""
 
 
 class Tokenizer:
@@ -133,12 +135,20 @@ def _byte_alphabet() -> list[str]:
 
 def _engine(content: bytes) -> tokenizers.Tokenizer:
     try:
-        engine = tokenizers.Tokenizer.from_str(content.decode())
+        engine = tokenizers.Tokenizer.from_str(_without_placeholders(content.decode()))
     except Exception as error:  # tokenizers raises bare Exception for every malformed file
         raise UnusableModel(f"tokenizer.json cannot be read ({error}): copy the file again") from error
     engine.no_padding()
     engine.no_truncation()
     return engine
+
+
+def _without_placeholders(description: str) -> str:
+    if not any(token in description for token in _PLACEHOLDERS):
+        return description
+    document = json.loads(description)
+    document["added_tokens"] = [token for token in document["added_tokens"] if token["content"] not in _PLACEHOLDERS]
+    return json.dumps(document)
 
 
 def _token(settings: Mapping[str, Any], role: str) -> str | None:
