@@ -44,10 +44,28 @@ def test_each_bad_line_is_reported_by_number_and_the_rest_is_stored(api):
         14: line(14, steps=[{"i": 0, "type": "a", "content": "b"}] * 2),
         15: b'{"meta": ' + b"[" * 1000,
         16: line(16)[:-4],
+        17: line(17, rejected={"steps": trace(17)["steps"], "final_answer": "18"}),
+        18: b'{"prompt": "18+1=", "chosen": "19", "rejected": "19"}',
     }
     outcome = api.import_lines(b"\n".join(lines.values()))
     assert (outcome["accepted"], outcome["duplicates"]) == (2, 1)
-    assert [rejection["line"] for rejection in outcome["rejected"]] == [3, 4, 5, 7, 8, 9, 10, 11, 12, 14, 15, 16]
+    assert [rejection["line"] for rejection in outcome["rejected"]] == [
+        3,
+        4,
+        5,
+        7,
+        8,
+        9,
+        10,
+        11,
+        12,
+        14,
+        15,
+        16,
+        17,
+        18,
+    ]
+    assert all("says the same" in rejection["error"] for rejection in outcome["rejected"][-2:])
     assert all(len(rejection["error"]) < 300 for rejection in outcome["rejected"])
     assert stored(api) == {"1+1=", "13+1="}
 

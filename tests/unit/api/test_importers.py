@@ -29,6 +29,12 @@ def chat(*turns: tuple[str, object], **more: object) -> dict:
     return {"messages": [{"role": role, "content": content} for role, content in turns], **more}
 
 
+def pair(chosen: tuple[str, str], rejected: tuple[str, str], **more: object) -> dict:
+    sides = {"chosen": chosen, "rejected": rejected}
+    chats = {side: chat(("user", asked), ("assistant", reply))["messages"] for side, (asked, reply) in sides.items()}
+    return {**chats, **more}
+
+
 def said(trace: Trace) -> list[str]:
     return [step.content for step in trace.steps]
 
@@ -136,6 +142,20 @@ def test_completion_is_split_into_steps_and_answer(reply, steps, answer):
     assert (said(trace), trace.final_answer) == (steps, answer)
 
 
+@pytest.mark.parametrize("trace_format", ["auto", "preference"])
+def test_preferences_are_read_as_text_and_as_chats(trace_format):
+    traces = [import_trace(record, trace_format) for record in rows(SAMPLES / "preference.jsonl")]
+    assert [(trace.prompt, trace.final_answer) for trace in traces] == [
+        ("What is 6 * 7?", "42"),
+        ("Capital of France?", "Paris"),
+        ("Be short.\n\n1+1?", "2"),
+        ("2+2?", "4"),
+    ]
+    rejected = [trace.rejected.says() for trace in traces if trace.rejected]
+    assert rejected == [("six and seven", "13"), ("Lyon", "Lyon"), ("One and one", "make 2"), ("5", "5")]
+    assert [trace.meta for trace in traces] == [{"score_chosen": 9.0}, None, None, None]
+
+
 @pytest.mark.parametrize(
     ("record", "message"),
     [
@@ -151,7 +171,16 @@ def test_completion_is_split_into_steps_and_answer(reply, steps, answer):
         ({"messages": "hello"}, "messages: is not a list"),
         ({"messages": ["hello"]}, "messages.0: is not an object"),
         ({"messages": [{"role": "user", "content": "a", "tool_calls": []}]}, "messages.0.tool_calls: is not supported"),
-        ({"prompt": "a", "chosen": "b"}, "completion: is missing"),
+        ({"prompt": "a", "chosen": "b"}, "rejected: is missing"),
+        ({"prompt": "a", "rejected": "b"}, "completion: is missing"),
+        ({"prompt": "a", "chosen": "b", "rejected": 5}, "rejected: is not text"),
+        ({"prompt": "a", "chosen": "b", "rejected": "b"}, "rejected: says the same as the trace itself"),
+        ({"prompt": "a", "chosen": "b\nc", "rejected": " b\n\nc"}, "rejected: says the same as the trace itself"),
+        ({"chosen": "b", "rejected": "c"}, "prompt: is missing"),
+        ({"prompt": "a", "chosen": [], "rejected": "c"}, "chosen: is not a list"),
+        (pair(("a", "b"), ("other", "c")), "rejected: answers another prompt than chosen"),
+        (pair(("a", "b"), ("a", "c"), prompt="other"), "prompt: is not what chosen and rejected reply to"),
+        (pair(("a", "b"), ("a", "<think>c")), "rejected: <think> is never closed"),
         ({"prompt": "a", "answer": "b", "meta": 3}, "meta: is not an object"),
         ({"prompt": "a", "final_answer": "b"}, "steps: is missing"),
         ({"text": "a"}, "fit no known format"),

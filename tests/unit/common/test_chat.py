@@ -9,6 +9,7 @@ from tunix_rt_common.chat import (
     conversation,
     end_of_turn,
     prompt_text,
+    split_by_steps,
 )
 from tunix_rt_common.errors import InvalidInput
 from tunix_rt_common.traces import Trace
@@ -49,6 +50,29 @@ def test_default_template_trains_the_reply_and_its_end_only():
         Segment("<s>Question: 2+2=\nAnswer:\n", trained=False),
         Segment("4</s>", trained=True),
     )
+
+
+@pytest.mark.parametrize("template", [PLAIN, chatml(), chatml("message.content|trim")])
+def test_reply_is_split_at_its_steps_and_nothing_is_lost(template):
+    padded = TRACE.model_copy(
+        update={"steps": (TRACE.steps[0].model_copy(update={"content": " two "}), TRACE.steps[1])}
+    )
+    for trace in (TRACE, padded):
+        _, reply = conversation(trace, "trace", template)
+        pieces = split_by_steps(reply, trace, "trace")
+        assert "".join(piece.text for piece in pieces) == reply.text
+        assert all(piece.trained for piece in pieces)
+        steps = {piece.step_type: piece.text.strip() for piece in pieces if piece.step_type}
+        assert steps == {step.type: step.content.strip() for step in trace.steps}
+
+
+def test_answer_that_equals_a_step_is_no_step():
+    trace = TRACE.model_copy(update={"final_answer": "make four"})
+    _, reply = conversation(trace, "answer", PLAIN)
+    assert split_by_steps(reply, trace, "answer") == (reply,)
+    [*_, last] = split_by_steps(conversation(trace, "trace", PLAIN)[1], trace, "trace")
+    assert last.text.endswith("make four</s>")
+    assert last.step_type is None
 
 
 def test_default_template_separates_turns_of_a_longer_chat():

@@ -1,3 +1,4 @@
+import json
 from datetime import UTC, datetime
 
 import pytest
@@ -58,6 +59,17 @@ def test_row_is_read_as_it_was_written_and_gives_its_trace_back():
     assert read == row
     assert read.trace() == TRACE
     assert (read.row_id, read.group) == (TRACE.content_sha256(), TRACE.prompt_sha256())
+
+
+def test_line_of_a_row_names_a_rejected_answer_only_where_there_is_one():
+    row = row_from_trace(TRACE)
+    assert sorted(json.loads(row.line())) == ["final_answer", "group", "meta", "prompt", "row_id", "steps"]
+    rejected = {"steps": [{"i": 0, "type": "add", "content": "two?"}], "final_answer": "3"}
+    pair = Trace.model_validate(TRACE.model_dump() | {"rejected": rejected})
+    [read] = read_rows([row_from_trace(pair).line()])
+    assert read.trace() == pair
+    assert read.row_id != row.row_id
+    assert read.group == row.group
 
 
 @pytest.mark.parametrize("damaged", [b"{}\n", b"not json\n", b"\n"])

@@ -1,8 +1,11 @@
+import hashlib
+
 import pytest
 from pydantic import ValidationError
 
 from tunix_rt_common.traces import MAX_META_BYTES, MAX_STEPS, Trace, canonical_json
 
+REJECTED = {"steps": [{"i": 0, "type": "guess", "content": "so 3"}], "final_answer": "3"}
 RECORD = {
     "prompt": "1+1=",
     "steps": [{"i": 1, "type": "result", "content": "so 2"}, {"i": 0, "type": "setup", "content": "add"}],
@@ -24,6 +27,25 @@ def test_content_hash_is_of_what_the_trace_says_and_not_of_its_meta_or_version()
     assert trace(final_answer="3").content_sha256() != trace().content_sha256()
 
 
+def test_content_hash_counts_a_rejected_answer_only_where_there_is_one():
+    said = {name: trace().model_dump()[name] for name in ("prompt", "steps", "final_answer")}
+    assert trace().content_sha256() == hashlib.sha256(canonical_json(said)).hexdigest()
+    pair = canonical_json({**said, "rejected": REJECTED})
+    assert trace(rejected=REJECTED).content_sha256() == hashlib.sha256(pair).hexdigest()
+
+
+def test_rejected_answer_is_left_out_of_documents_that_have_none():
+    assert "rejected" not in trace().model_dump()
+    assert "rejected" not in trace().model_dump_json()
+    assert Trace.model_validate_json(trace(rejected=REJECTED).model_dump_json()) == trace(rejected=REJECTED)
+
+
+def test_pair_holds_a_trace_with_the_rejected_answer_to_the_same_prompt():
+    other = trace(rejected=REJECTED, meta={"source": "x"}).with_rejected_answer()
+    assert other == Trace.model_validate({"prompt": "1+1=", **REJECTED})
+    assert trace().with_rejected_answer() is None
+
+
 def test_white_space_around_a_prompt_does_not_make_another_group():
     assert trace(prompt=" 1+1=\n").prompt_sha256() == trace().prompt_sha256()
     assert trace(prompt="1+2=").prompt_sha256() != trace().prompt_sha256()
@@ -42,6 +64,12 @@ def test_white_space_around_a_prompt_does_not_make_another_group():
         ({"steps": [{"i": True, "type": "a", "content": "b"}]}, "steps"),
         ({"meta": {"big": "x" * MAX_META_BYTES}}, "meta"),
         ({"score": 1}, "score"),
+        ({"rejected": {}}, "rejected"),
+        ({"rejected": {**REJECTED, "prompt": "1+1="}}, "rejected"),
+        ({"rejected": {**REJECTED, "final_answer": " "}}, "rejected"),
+        ({"rejected": {**REJECTED, "steps": REJECTED["steps"] * 2}}, "rejected"),
+        ({"rejected": {"steps": RECORD["steps"], "final_answer": "2"}}, "rejected"),
+        ({"rejected": {"steps": [{**step, "type": "x"} for step in RECORD["steps"]], "final_answer": "2"}}, "rejected"),
     ],
 )
 def test_wrong_field_is_refused_by_name(changes, field):

@@ -38,6 +38,15 @@ def test_shards_hold_every_row_once_in_its_split_and_in_order(tmp_path):
     assert read == {"train": ROWS[:2] + ROWS[4:], "test": ROWS[2:4]}
 
 
+def test_pairs_are_counted_by_split(tmp_path):
+    rejected = {"steps": [{"i": 0, "type": "a", "content": "no"}], "final_answer": "none"}
+    pairs = [
+        row_from_trace(Trace.model_validate(row.trace().model_dump() | {"rejected": rejected})) for row in ROWS[1:4]
+    ]
+    built = build(tmp_path, [ROWS[0], *pairs, *ROWS[4:]])
+    assert {split: counts.pairs for split, counts in built.splits.items()} == {"train": 1, "validation": 0, "test": 2}
+
+
 def test_shard_entries_describe_the_files(tmp_path):
     built = build(tmp_path)
     assert [(shard.path, shard.rows) for shard in built.shards] == [

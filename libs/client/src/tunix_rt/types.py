@@ -67,10 +67,11 @@ class Dataset(Answer):
 
 
 class SplitCounts(Answer):
-    """Rows of a split, and how many different prompts they have."""
+    """Rows of a split, how many different prompts they have, and how many are preference pairs."""
 
     rows: int
     groups: int
+    pairs: int = 0
 
 
 class Manifest(Answer):

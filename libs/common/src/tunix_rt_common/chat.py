@@ -5,7 +5,7 @@ Trainer, evaluator and preview share this module, so a model is always asked in 
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from types import CodeType
@@ -57,10 +57,14 @@ _PROBE = "\ue000"
 
 @dataclass(frozen=True)
 class Segment:
-    """A piece of a conversation; the loss counts its tokens when it is `trained`."""
+    """A piece of a conversation; the loss counts its tokens when it is `trained`.
+
+    `step_type` is set where the piece is one step of the reasoning.
+    """
 
     text: str
     trained: bool
+    step_type: str | None = None
 
 
 @dataclass(frozen=True)
@@ -155,6 +159,24 @@ def conversation(trace: Trace, target: Target, template: ChatTemplate) -> tuple[
 def end_of_turn(template: ChatTemplate) -> str:
     """Return what replies end with, white space aside: the template's own ending, or `eos_token` where it has none."""
     return _ending(template).strip() or template.eos_token
+
+
+def split_by_steps(reply: Segment, trace: Trace, target: Target) -> tuple[Segment, ...]:
+    """Return the reply of `conversation` in pieces: each step by itself, and what is before, between and after them."""
+    if target == "answer":
+        return (reply,)
+    reasoning = _reasoning(trace)
+    said = reasoning.strip()
+    begin = reply.text.index(said)
+    pieces, end, offset = [], 0, begin - reasoning.index(said)
+    for step in trace.steps:
+        start, stop = max(offset, begin), min(offset + len(step.content), begin + len(said))
+        if start < stop:
+            pieces += [replace(reply, text=reply.text[end:start])]
+            pieces += [replace(reply, text=reply.text[start:stop], step_type=step.type)]
+            end = stop
+        offset += len(step.content) + 1
+    return tuple(piece for piece in (*pieces, replace(reply, text=reply.text[end:])) if piece.text)
 
 
 def _reasoning(trace: Trace) -> str:

@@ -13,7 +13,7 @@ from pydantic import AwareDatetime, Field, ValidationError, model_validator
 from tunix_rt_common.chat import completion
 from tunix_rt_common.errors import UnusableData
 from tunix_rt_common.specs import DatasetSpec, Name, Seed
-from tunix_rt_common.traces import Step, Trace, TraceRecord, canonical_json
+from tunix_rt_common.traces import Rejected, Step, Trace, TraceRecord, canonical_json
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -32,10 +32,17 @@ class DatasetRow(TraceRecord):
     final_answer: str
     meta: dict[str, Any] | None = None
     group: Sha256
+    rejected: Rejected = None
 
     def trace(self) -> Trace:
         """Return the trace that this row was made from (its `trace_version` apart)."""
-        return Trace(prompt=self.prompt, steps=self.steps, final_answer=self.final_answer, meta=self.meta)
+        return Trace(
+            prompt=self.prompt,
+            steps=self.steps,
+            final_answer=self.final_answer,
+            meta=self.meta,
+            rejected=self.rejected,
+        )
 
     def line(self) -> bytes:
         """Return the row as a line of a shard: canonical JSON and a line feed."""
@@ -53,10 +60,11 @@ class ShardEntry(TraceRecord):
 
 
 class SplitCounts(TraceRecord):
-    """How many rows a split has, and how many groups (distinct prompts)."""
+    """How many rows a split has, how many groups (distinct prompts), and how many rows are preference pairs."""
 
     rows: Count = 0
     groups: Count = 0
+    pairs: Count = 0
 
 
 class Spread(TraceRecord):
@@ -160,6 +168,7 @@ def row_from_trace(trace: Trace) -> DatasetRow:
         final_answer=trace.final_answer,
         meta=trace.meta,
         group=trace.prompt_sha256(),
+        rejected=trace.rejected,
     )
 
 

@@ -139,7 +139,8 @@ def build_shards(
     Raises:
         UnusableData: there are no rows.
     """
-    tally, selection, counts = StatisticsTally(), hashlib.sha256(), Counter[Split]()
+    tally, selection = StatisticsTally(), hashlib.sha256()
+    counts, pairs = Counter[Split](), Counter[Split]()
     met: set[str] = set()
     with ShardWriter(folder, rows_per_shard) as writer:
         for row in rows:
@@ -148,13 +149,14 @@ def build_shards(
             tally.add(row)
             selection.update(f"{row.row_id}\n".encode())
             counts[split] += 1
+            pairs[split] += row.rejected is not None
             met.add(row.group)
     if not met:
         raise UnusableData("no trace is selected: import traces first, or loosen the dataset's filters")
     groups = Counter(splits[group] for group in met)
     return BuiltShards(
         shards=writer.entries,
-        splits={split: SplitCounts(rows=counts[split], groups=groups[split]) for split in SPLITS},
+        splits={split: SplitCounts(rows=counts[split], groups=groups[split], pairs=pairs[split]) for split in SPLITS},
         statistics=tally.result(groups=len(met)),
         selection_sha256=selection.hexdigest(),
     )

@@ -199,7 +199,10 @@ def _show(dataset: Dataset) -> None:
     )
     if isinstance(dataset, DatasetDetail) and dataset.manifest:
         splits = dataset.manifest.splits.items()
-        print_table(("split", "rows", "prompts"), [(name, counts.rows, counts.groups) for name, counts in splits])
+        print_table(
+            ("split", "rows", "prompts", "pairs"),
+            [(name, counts.rows, counts.groups, counts.pairs) for name, counts in splits],
+        )
 
 
 def _show_row(row: PreviewRow) -> None:

@@ -31,7 +31,7 @@ def traces() -> None:
 @click.option(
     "--format",
     "trace_format",
-    type=click.Choice(("auto", "native", "gsm8k", "messages", "prompt-completion")),
+    type=click.Choice(("auto", "native", "gsm8k", "messages", "prompt-completion", "preference")),
     default="auto",
     show_default=True,
     help="What a line looks like.",

@@ -9,7 +9,7 @@ from tunix_rt.downloads import Progress, ignore_progress
 from tunix_rt.types import ImportOutcome, StoredTrace, TraceAccepted
 from tunix_rt_common.traces import Trace
 
-TraceFormat = Literal["auto", "native", "gsm8k", "messages", "prompt-completion"]
+TraceFormat = Literal["auto", "native", "gsm8k", "messages", "prompt-completion", "preference"]
 
 CHUNK_BYTES = 256 * 1024
 

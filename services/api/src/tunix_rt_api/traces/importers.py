@@ -14,7 +14,7 @@ from tunix_rt_common.errors import InvalidInput
 from tunix_rt_common.traces import MAX_STEP_CHARS, MAX_STEPS, Trace
 
 Record = Mapping[str, Any]
-TraceFormat = Literal["auto", "native", "gsm8k", "messages", "prompt-completion"]
+TraceFormat = Literal["auto", "native", "gsm8k", "messages", "prompt-completion", "preference"]
 
 _CALCULATOR_MARK = re.compile(r"<<[^<>]*>>")
 _ANSWER_MARK = re.compile(r"(?:####|(?:final answer|answer)\s*:)\s*(?P<answer>\S.*)", re.IGNORECASE)
@@ -39,6 +39,8 @@ def import_auto(record: Record) -> Trace:
     """Import a record by the format that its keys suggest."""
     if "steps" in record or "final_answer" in record:
         return import_native(record)
+    if "chosen" in record:
+        return import_preference(record)
     if "messages" in record:
         return import_messages(record)
     if "question" in record:
@@ -47,7 +49,7 @@ def import_auto(record: Record) -> Trace:
         return import_prompt_completion(record)
     raise InvalidInput(
         "the keys fit no known format: a trace has prompt, steps, final_answer; others have messages, "
-        "question and answer, or prompt and completion"
+        "question and answer, prompt and completion, or prompt, chosen and rejected"
     )
 
 
@@ -78,13 +80,7 @@ def import_gsm8k(record: Record) -> Trace:
 
 def import_messages(record: Record) -> Trace:
     """Import a chat that ends with the assistant: its last message is the reply, all before it the prompt."""
-    messages = record.get("messages")
-    if not isinstance(messages, list) or not messages:
-        raise InvalidInput("messages: is not a list of {role, content}: give at least two", field="messages")
-    turns = [_turn(message, f"messages.{index}") for index, message in enumerate(messages)]
-    *asked, (role, reply) = turns
-    if role != "assistant":
-        raise InvalidInput("messages: the last one is not the assistant's: end with the reply", field="messages")
+    asked, reply = _chat(record.get("messages"), "messages")
     if not any(role == "user" for role, _ in asked):
         raise InvalidInput("messages: no user message before the reply: add the question", field="messages")
     steps, answer = _reasoning(reply, "messages")
@@ -99,12 +95,30 @@ def import_prompt_completion(record: Record) -> Trace:
     return _trace(record, ("prompt", key), _text(record, "prompt"), steps, answer)
 
 
+def import_preference(record: Record) -> Trace:
+    """Import a prompt with the answer that people chose and the one that they rejected.
+
+    Each side is text, or a chat that ends with the assistant's reply. What stands before the replies is the same on
+    both sides; it is the prompt where none is given.
+    """
+    (asked, chosen), (also_asked, rejected) = _side(record, "chosen"), _side(record, "rejected")
+    if asked != also_asked:
+        raise InvalidInput("rejected: answers another prompt than chosen: give two replies to one", field="rejected")
+    given = _given_prompt(record) or asked or _text(record, "prompt")
+    if asked and given.strip() != asked.strip():
+        raise InvalidInput("prompt: is not what chosen and rejected reply to: leave one out", field="prompt")
+    steps, answer = _reasoning(chosen, "chosen")
+    other = dict(zip(("steps", "final_answer"), _reasoning(rejected, "rejected"), strict=True))
+    return _trace(record, ("prompt", "chosen", "rejected"), given, steps, answer, rejected=other)
+
+
 FORMATS: Mapping[str, Callable[[Record], Trace]] = {
     "auto": import_auto,
     "native": import_native,
     "gsm8k": import_gsm8k,
     "messages": import_messages,
     "prompt-completion": import_prompt_completion,
+    "preference": import_preference,
 }
 
 
@@ -125,14 +139,21 @@ def _advice(kind: str, message: str) -> str:
     return _ADVICE.get(kind, message.removeprefix("Value error, ")[:200])
 
 
-def _trace(record: Record, used: tuple[str, ...], prompt: str, steps: list[dict[str, object]], answer: str) -> Trace:
+def _trace(
+    record: Record,
+    used: tuple[str, ...],
+    prompt: str,
+    steps: list[dict[str, object]],
+    answer: str,
+    **more: object,
+) -> Trace:
     """Build the trace; keys of the record that no field took become its meta."""
     meta = {key: value for key, value in record.items() if key not in (*used, "meta")}
     given = record.get("meta", {})
     if not isinstance(given, dict):
         raise InvalidInput("meta: is not an object", field="meta")
     return import_native(
-        {"prompt": prompt, "steps": steps, "final_answer": answer, "meta": {**meta, **given} or None},
+        {"prompt": prompt, "steps": steps, "final_answer": answer, "meta": {**meta, **given} or None, **more},
     )
 
 
@@ -144,6 +165,32 @@ def _text(record: Record, key: str) -> str:
     if not record[key].strip():
         raise InvalidInput(f"{key}: is blank: give it some text", field=key)
     return str(record[key])
+
+
+def _side(record: Record, key: str) -> tuple[str, str]:
+    """One side of a preference: what it replies to, "" where that is not said, and the reply."""
+    if not isinstance(record.get(key), list):
+        return "", _text(record, key)
+    asked, reply = _chat(record[key], key)
+    return _prompt(asked), reply
+
+
+def _given_prompt(record: Record) -> str:
+    """The prompt as text, or as the messages before the reply; "" where the record has none."""
+    if isinstance(record.get("prompt"), list):
+        turns = [_turn(message, f"prompt.{index}") for index, message in enumerate(record["prompt"])]
+        return _prompt(turns)
+    return _text(record, "prompt") if "prompt" in record else ""
+
+
+def _chat(messages: object, field: str) -> tuple[list[tuple[str, str]], str]:
+    """The turns before the assistant's last message, and that message."""
+    if not isinstance(messages, list) or not messages:
+        raise InvalidInput(f"{field}: is not a list of {{role, content}}: give at least two", field=field)
+    *asked, (role, reply) = [_turn(message, f"{field}.{index}") for index, message in enumerate(messages)]
+    if role != "assistant":
+        raise InvalidInput(f"{field}: the last one is not the assistant's: end with the reply", field=field)
+    return asked, reply
 
 
 def _turn(message: object, path: str) -> tuple[str, str]:

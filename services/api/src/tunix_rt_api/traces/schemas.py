@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 from tunix_rt_common.traces import Trace
 
-TraceFormat = Literal["auto", "native", "gsm8k", "messages", "prompt-completion"]
+TraceFormat = Literal["auto", "native", "gsm8k", "messages", "prompt-completion", "preference"]
 
 
 class TraceAccepted(BaseModel):
