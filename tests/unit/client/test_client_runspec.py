@@ -1,13 +1,15 @@
 import json
 from pathlib import Path
 
+import click
 import pytest
 from pydantic import BaseModel
 
 from tunix_rt.commands.datasets import dataset_spec
-from tunix_rt.commands.runspec import SPEC_OPTIONS, read_spec_file, run_spec
+from tunix_rt.commands.runspec import SPEC_OPTIONS, WeightsByName, read_spec_file, run_spec
 from tunix_rt_common.errors import InvalidInput
 from tunix_rt_common.specs import (
+    METHODS,
     EndpointSpec,
     EvalSpec,
     GatePolicy,
@@ -17,20 +19,19 @@ from tunix_rt_common.specs import (
     RunSpec,
     SamplingSpec,
     ScheduleSpec,
-    SftSpec,
 )
 
-PARTS: dict[str, type[BaseModel]] = {
-    "": RunSpec,
-    "train": SftSpec,
-    "train.lora": LoraSpec,
-    "train.mesh": MeshSpec,
-    "train.optimizer": OptimizerSpec,
-    "train.optimizer.schedule": ScheduleSpec,
-    "evaluate": EvalSpec,
-    "evaluate.sampling": SamplingSpec,
-    "evaluate.endpoint": EndpointSpec,
-    "gate": GatePolicy,
+PARTS: dict[str, list[type[BaseModel]]] = {
+    "": [RunSpec],
+    "train": list(METHODS.values()),
+    "train.lora": [LoraSpec],
+    "train.mesh": [MeshSpec],
+    "train.optimizer": [OptimizerSpec],
+    "train.optimizer.schedule": [ScheduleSpec],
+    "evaluate": [EvalSpec],
+    "evaluate.sampling": [SamplingSpec],
+    "evaluate.endpoint": [EndpointSpec],
+    "gate": [GatePolicy],
 }
 
 
@@ -48,13 +49,15 @@ def minimal(**given) -> dict:
 @pytest.mark.parametrize("option", SPEC_OPTIONS, ids=lambda option: option.flag)
 def test_every_option_sets_a_field_of_the_spec(option):
     parent, _, field = option.path.rpartition(".")
-    assert field in PARTS[parent].model_fields
+    assert any(field in kind.model_fields for kind in PARTS[parent])
 
 
 def test_every_field_that_users_tune_has_an_option():
     left_to_the_spec_file = {"beta1", "beta2", "epsilon", "final_fraction", "targets", "stop", "judge", "max_unscored"}
     paths = {option.path for option in SPEC_OPTIONS} | set(PARTS) | {"promote", "evaluate.sampling.seed"}
-    fields = {f"{part}.{name}".lstrip(".") for part, kind in PARTS.items() for name in kind.model_fields}
+    fields = {
+        f"{part}.{name}".lstrip(".") for part, kinds in PARTS.items() for kind in kinds for name in kind.model_fields
+    }
     assert {path.rpartition(".")[2] for path in fields - paths} == left_to_the_spec_file
 
 
@@ -94,10 +97,13 @@ def test_option_brings_back_a_judging_that_the_file_turned_off():
     [
         ({"base_model": "tiny"}, "--dataset is missing"),
         ({"dataset": "sums"}, "--base-model is missing"),
-        (minimal(lora_alpha=8.0), "--lora-rank"),
-        (minimal(endpoint_retries=2), "--endpoint-retries needs --endpoint-url"),
-        (minimal(endpoint_url="http://me:key@gpu/v1"), "evaluate.endpoint.url"),
-        (minimal(endpoint_url="http://gpu/v1", endpoint_model="llama"), "whose weights"),
+        (minimal(lora_alpha=8.0), "--lora-alpha needs --lora-rank"),
+        (minimal(lora_base="nf4"), "--lora-base needs --lora-rank"),
+        (minimal(lora_adapter="mine@1", lora_rank=4), "train.lora: .*brings its own rank"),
+        (minimal(method="distill"), "train.teacher"),
+        (minimal(method="orpo", beta=0.1), "train.beta"),
+        (minimal(method="dpo", packing=True), "train.packing"),
+        (minimal(teacher="mine@1"), "train.teacher"),
         (minimal(evaluate=False, eval_split="test"), "--eval-split and --no-evaluate"),
         (minimal(batch_size=3, accumulation=2), "not divisible by accumulation"),
         (minimal(learning_rate=-1.0), "train.optimizer.learning_rate"),
@@ -114,10 +120,45 @@ def test_lora_alpha_tunes_adapters_of_the_spec_file():
     assert sent["train"]["lora"] == {"rank": 4, "alpha": 8.0}
 
 
-def test_local_model_folder_is_sent_absolute(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("given", "train"),
+    [
+        ({"step_weights": {"verify": 2.0}}, {"step_weights": {"verify": 2.0}}),
+        ({"method": "dpo", "beta": 0.2}, {"method": "dpo", "beta": 0.2}),
+        ({"method": "orpo", "ratio_weight": 0.2}, {"method": "orpo", "ratio_weight": 0.2}),
+        (
+            {"method": "distill", "teacher": "mine@1", "distill_temperature": 3.0, "distill_alpha": 0.9},
+            {"method": "distill", "teacher": "mine@1", "temperature": 3.0, "alpha": 0.9},
+        ),
+        (
+            {"lora_rank": 4, "lora_rslora": True, "lora_base": "nf4"},
+            {"lora": {"rank": 4, "rslora": True, "base": "nf4"}},
+        ),
+    ],
+)
+def test_each_method_has_the_options_that_it_needs(given, train):
+    assert spec(**minimal(**given))["train"] == train
+
+
+@pytest.mark.parametrize(
+    ("text", "weights"), [("verify=2", {"verify": 2.0}), ("verify=2, a=b=.5", {"verify": 2.0, "a=b": 0.5})]
+)
+def test_weights_are_read_by_name(text, weights):
+    assert WeightsByName().convert(text, None, None) == weights
+
+
+@pytest.mark.parametrize("text", ["", "verify", "verify=x", "verify=1,"])
+def test_weights_that_are_no_pairs_are_refused(text):
+    with pytest.raises(click.BadParameter, match="verify=2"):
+        WeightsByName().convert(text, None, None)
+
+
+@pytest.mark.parametrize("given", [{}, {"method": "distill", "teacher": "llama"}, {"lora_adapter": "llama"}])
+def test_local_model_folder_is_sent_absolute(tmp_path, monkeypatch, given):
     monkeypatch.chdir(tmp_path)
     Path("llama").mkdir()
-    assert spec(**minimal(base_model="llama"))["base_model"] == str(tmp_path / "llama")
+    sent = json.dumps(spec(**minimal(base_model="llama", **given)))
+    assert sent.count(str(tmp_path / "llama")) == 1 + ("llama" in given.values())
 
 
 @pytest.mark.parametrize("name", ["tiny", "sums@champion", "sums@2"])

@@ -56,16 +56,26 @@ def test_adapter_and_merged_weights_score_alike() -> None:
     token_ids = np.arange(12).reshape(2, 6)
     score = jax.jit(partial(logits, CONFIG))
     beside = score(params, token_ids, lora=lora, lora_scale=scale(SPEC))
-    merged = score(merge(params, lora, scale(SPEC)), token_ids)
+    merged = score(merge(CONFIG, params, lora, scale(SPEC)), token_ids)
     np.testing.assert_allclose(beside, merged, atol=1e-5)
     assert np.abs(np.asarray(merged) - np.asarray(score(params, token_ids))).max() > 1e-3
 
 
 def test_adapter_survives_pefts_format(adapter: Path) -> None:
-    lora, factor = read_peft(adapter, CONFIG)
+    lora, spec = read_peft(adapter, CONFIG)
     jax.tree.map(np.testing.assert_array_equal, lora, moved(init_lora(CONFIG, SPEC, jax.random.key(0))))
-    assert factor == scale(SPEC) == 4.0
+    assert spec.model_dump(exclude={"targets"}) == SPEC.model_dump(exclude={"targets"})
+    assert set(spec.targets) == set(SPEC.targets)
+    assert scale(spec) == 4.0
     assert json.loads((adapter / "adapter_config.json").read_text())["base_model_name_or_path"] == "base"
+
+
+def test_rank_stabilised_adapter_is_written_and_read_as_one(tmp_path: Path) -> None:
+    spec = SPEC.model_copy(update={"rslora": True})
+    write_peft(tmp_path, CONFIG, init_lora(CONFIG, spec, jax.random.key(0)), spec, "base")
+    assert json.loads((tmp_path / "adapter_config.json").read_text())["use_rslora"] is True
+    _, read = read_peft(tmp_path, CONFIG)
+    assert scale(read) == pytest.approx(12 / 3**0.5)
 
 
 @pytest.mark.parametrize(
@@ -73,13 +83,15 @@ def test_adapter_survives_pefts_format(adapter: Path) -> None:
     [
         ({"peft_type": "IA3"}, "peft_type 'IA3'"),
         ({"use_dora": True}, "use_dora True"),
-        ({"use_rslora": True}, "use_rslora True"),
+        ({"use_rslora": "yes"}, "use_rslora 'yes'"),
         ({"bias": "all"}, "bias 'all'"),
         ({"rank_pattern": {"q_proj": 2}}, "rank_pattern"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
         ({"init_lora_weights": "pissa"}, "init_lora_weights 'pissa'"),
         ({"a_later_variant": {"on": 1}}, "a_later_variant"),
         ({"r": 0}, "r is 0"),
+        ({"lora_alpha": 1e6}, "alpha is beyond what this runtime takes"),
+        ({"target_modules": ["q_proj", "q_proj"]}, "each once"),
         ({"r": 5}, "rank 5 exceeds v_proj, which is 8 x 4: use at most 4"),
         ({"lora_alpha": -1}, "lora_alpha is -1"),
         ({"target_modules": "all-linear"}, "target_modules is 'all-linear'"),

@@ -2,30 +2,30 @@ import numpy as np
 import pytest
 
 from tunix_rt_common.specs import SftSpec
-from tunix_rt_trainer.engine.batches import bucket, evaluation_batches, sequences_of_step, total_steps, training_batch
+from tunix_rt_trainer.engine.batches import bucket, evaluation_batches, examples_of_step, total_steps, training_batch
 
 
 def test_every_epoch_visits_every_row_once_in_another_order():
-    stream = np.concatenate([sequences_of_step(3, step, 4, 12) for step in range(6)])
+    stream = np.concatenate([examples_of_step(3, step, 4, 12) for step in range(6)])
     assert sorted(stream[:12]) == sorted(stream[12:]) == list(range(12))
     assert list(stream[:12]) != list(stream[12:])
 
 
 def test_order_is_the_same_in_every_process_and_release():
-    assert sequences_of_step(7, 0, 8, 8).tolist() == [4, 1, 6, 3, 2, 7, 5, 0]
+    assert examples_of_step(7, 0, 8, 8).tolist() == [4, 1, 6, 3, 2, 7, 5, 0]
 
 
 def test_another_seed_gives_another_order():
-    assert sequences_of_step(1, 0, 50, 50).tolist() != sequences_of_step(2, 0, 50, 50).tolist()
+    assert examples_of_step(1, 0, 50, 50).tolist() != examples_of_step(2, 0, 50, 50).tolist()
 
 
 def test_last_batch_of_an_epoch_borrows_from_the_next_epoch():
-    straddling = sequences_of_step(3, 2, 4, 10)
-    assert straddling[2:].tolist() == sequences_of_step(3, 1, 10, 10)[:2].tolist()
+    straddling = examples_of_step(3, 2, 4, 10)
+    assert straddling[2:].tolist() == examples_of_step(3, 1, 10, 10)[:2].tolist()
 
 
 def test_batch_larger_than_the_split_holds_several_epochs():
-    assert sorted(sequences_of_step(0, 0, 6, 3)) == [0, 0, 1, 1, 2, 2]
+    assert sorted(examples_of_step(0, 0, 6, 3)) == [0, 0, 1, 1, 2, 2]
 
 
 @pytest.mark.parametrize(
@@ -47,18 +47,18 @@ def test_training_batch_holds_its_rows_masked_and_split_into_micro_batches(small
     rows = small.make_rows(9)
     batch = training_batch(rows, small.SPEC, 4)
     assert batch.token_ids.shape == (2, 2, 32)
-    for place, row in enumerate(sequences_of_step(small.SPEC.seed, 4, 4, 9)):
+    for place, row in enumerate(examples_of_step(small.SPEC.seed, 4, 4, 9)):
         length = len(rows.token_ids[row])
         index = divmod(place, 2)
         assert batch.token_ids[index][:length].tolist() == rows.token_ids[row].tolist()
-        assert batch.loss_mask[index].sum() == length - 3
+        assert batch.loss_weights[index].sum() == length - 3
         assert batch.segments[index].tolist() == [1] * length + [0] * (32 - length)
 
 
 def test_packed_rows_follow_each_other_in_segments_and_predict_none_of_each_others_tokens(small):
     rows = small.pack(small.make_rows(9), 64)
     batch = training_batch(rows, small.SPEC, 0)
-    for place, pack in enumerate(sequences_of_step(small.SPEC.seed, 0, 4, len(rows.packs))):
+    for place, pack in enumerate(examples_of_step(small.SPEC.seed, 0, 4, len(rows.packs))):
         index, members = divmod(place, 2), rows.packs[pack]
         lengths = [len(rows.token_ids[row]) for row in members]
         expected = np.repeat(range(1, len(members) + 1), lengths)
@@ -67,15 +67,15 @@ def test_packed_rows_follow_each_other_in_segments_and_predict_none_of_each_othe
             batch.token_ids[index][: sum(lengths)].tolist()
             == np.concatenate([rows.token_ids[row] for row in members]).tolist()
         )
-        assert not batch.loss_mask[index][np.cumsum([0, *lengths[:-1]])].any()
-        assert batch.loss_mask[index].sum() == sum(lengths) - 3 * len(members)
+        assert not batch.loss_weights[index][np.cumsum([0, *lengths[:-1]])].any()
+        assert batch.loss_weights[index].sum() == sum(lengths) - 3 * len(members)
 
 
 def test_evaluation_counts_every_row_once_although_its_batches_are_full(small):
     rows = small.make_rows(7)
     batches = list(evaluation_batches(rows, 4))
     assert [len(batch.token_ids) for batch in batches] == [4, 4]
-    assert sum(batch.loss_mask.sum() for batch in batches) == rows.report.trained_tokens
+    assert sum(batch.loss_weights.sum() for batch in batches) == rows.report.trained_tokens
 
 
 def test_padding_takes_few_lengths_and_at_most_half_of_a_row_again():

@@ -4,8 +4,8 @@ import pytest
 from tunix_rt_common.chat import DEFAULT_TEMPLATE, ChatTemplate, Segment, conversation
 from tunix_rt_common.datasets import row_from_trace
 from tunix_rt_common.errors import UnusableData, UnusableModel
-from tunix_rt_common.specs import SftSpec
-from tunix_rt_common.traces import Step, Trace
+from tunix_rt_common.specs import DpoSpec, SftSpec
+from tunix_rt_common.traces import Answer, Step, Trace
 from tunix_rt_modeling.config import PRESETS
 from tunix_rt_modeling.tokenizer import byte_tokenizer
 from tunix_rt_trainer.engine.examples import encode_rows, encode_segments
@@ -28,7 +28,7 @@ def encode(rows, config=TINY, **fields):
 def test_completion_and_its_end_are_trained_and_the_prompt_is_not(target):
     encoded = encode([row(prompt="Größe?")], target=target)
     prompt, reply = conversation(row(prompt="Größe?").trace(), target, TEMPLATE)
-    token_ids, mask = encoded.token_ids[0], encoded.loss_masks[0]
+    token_ids, mask = encoded.token_ids[0], encoded.loss_weights[0] > 0
     assert TOKENIZER.decode(token_ids[~mask].tolist()) == prompt.text
     assert TOKENIZER.decode(token_ids[mask].tolist()) == reply.text
     assert token_ids[-1] == TOKENIZER.eos_id
@@ -50,9 +50,9 @@ def test_token_across_a_boundary_belongs_to_the_segment_in_which_it_starts():
             return [ord(text[start]) for start in starts], [(start, min(start + 2, len(text))) for start in starts]
 
     segments = (Segment("abc", trained=False), Segment("defg", trained=True))
-    token_ids, mask = encode_segments(segments, PairTokenizer())
+    token_ids, weights = encode_segments(segments, PairTokenizer())
     assert [chr(token) for token in token_ids] == ["a", "c", "e", "g"]
-    assert mask.tolist() == [False, False, True, True]
+    assert weights.tolist() == [0, 0, 1, 1]
 
 
 def test_rows_that_are_too_long_are_dropped_and_named_by_number():
@@ -62,7 +62,7 @@ def test_rows_that_are_too_long_are_dropped_and_named_by_number():
     assert (report.rows, report.kept, report.dropped_long) == (4, 2, (2, 4))
     assert encoded.row_ids == (rows[0].row_id, rows[2].row_id)
     assert report.tokens == sum(map(len, encoded.token_ids))
-    assert report.trained_tokens == sum(int(mask.sum()) for mask in encoded.loss_masks)
+    assert report.trained_tokens == sum(int(mask.sum()) for mask in encoded.loss_weights)
 
 
 def test_packing_puts_short_rows_together_and_says_how_full_it_gets():
@@ -97,6 +97,67 @@ def test_tokenizer_of_another_model_is_refused():
         encode([row()], config=TINY.model_copy(update={"vocab_size": 258}))
 
 
-def test_arrays_are_small_integers_and_booleans():
+def test_arrays_are_small():
     encoded = encode([row()])
-    assert (encoded.token_ids[0].dtype, encoded.loss_masks[0].dtype) == (np.int32, np.bool_)
+    assert (encoded.token_ids[0].dtype, encoded.loss_weights[0].dtype) == (np.int32, np.float32)
+
+
+def weight_of(encoded, text):
+    """The weights of the tokens that spell `text`, which occurs once; the tokenizer writes bytes."""
+    token_ids = encoded.token_ids[0].tolist()
+    wanted = TOKENIZER.encode(text)
+    [start] = [place for place in range(len(token_ids)) if token_ids[place : place + len(wanted)] == wanted]
+    return set(encoded.loss_weights[0][start : start + len(wanted)].tolist())
+
+
+def test_steps_weigh_what_their_type_does_and_everything_else_one():
+    contents = {"setup": "take two apples", "verify": "two is right", "result": "so two"}
+    steps = tuple(Step(i=i, type=kind, content=text) for i, (kind, text) in enumerate(contents.items()))
+    rows = [row_from_trace(Trace(prompt="How many?", steps=steps, final_answer="TWO"))]
+    encoded = encode(rows, step_weights={"verify": 2.5, "setup": 0.0, "missing": 3.0, "absent": 1.0})
+    assert weight_of(encoded, "How many?") == {0}
+    assert weight_of(encoded, contents["setup"]) == {0}
+    assert weight_of(encoded, contents["verify"]) == {2.5}
+    assert weight_of(encoded, contents["result"]) == weight_of(encoded, "TWO") == {1}
+    assert encoded.report.unknown_step_types == ("absent", "missing")
+    assert encoded.report.trained_tokens == encode(rows).report.trained_tokens - len(contents["setup"])
+
+
+def pair(answer="4", other="5", thought="two and two", doubt="hm"):
+    rejected = Answer(steps=(Step(i=0, type="guess", content=doubt),), final_answer=other)
+    return row_from_trace(row(thought=thought, answer=answer).trace().model_copy(update={"rejected": rejected}))
+
+
+def encode_pairs(rows, **fields):
+    return encode_rows(rows, TOKENIZER, TEMPLATE, DpoSpec(method="dpo", **fields), TINY)
+
+
+def test_pair_is_two_conversations_that_begin_alike():
+    encoded = encode_pairs([pair()])
+    assert (encoded.paired, encoded.examples, len(encoded.packs)) == (True, 1, 2)
+    chosen, rejected = (TOKENIZER.decode(ids.tolist()) for ids in encoded.token_ids)
+    assert chosen == "".join(segment.text for segment in conversation(row().trace(), "trace", TEMPLATE))
+    assert rejected == chosen.replace("two and two", "hm").replace("\n4", "\n5")
+    assert encoded.row_ids == (pair().row_id,) * 2
+
+
+def test_rows_that_are_no_usable_pair_are_dropped_and_counted():
+    rows = [row(), pair(), pair(doubt="x" * 300), pair(other="4")]
+    report = encode_pairs(rows, max_tokens=200, target="answer").report
+    assert (report.kept, report.dropped_unpaired, report.dropped_alike, report.dropped_long) == (2, 1, 1, ())
+    report = encode_pairs(rows, max_tokens=200).report
+    assert (report.kept, report.dropped_unpaired, report.dropped_alike, report.dropped_long) == (2, 1, 0, (3,))
+    assert report.dropped == 2
+
+
+@pytest.mark.parametrize(
+    ("rows", "fields", "message"),
+    [
+        ([row()], {}, r"none of 1 rows is a pair .*1 have no rejected answer"),
+        ([pair(other="4")], {"target": "answer"}, "1 say the same twice"),
+        ([pair(doubt="x" * 300)], {"max_tokens": 64}, "max_tokens to at least 3"),
+    ],
+)
+def test_split_without_a_usable_pair_is_refused(rows, fields, message):
+    with pytest.raises(UnusableData, match=message):
+        encode_pairs(rows, **fields)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tunix_rt_common.errors import UnusableData
-from tunix_rt_trainer.engine.batches import Batch, sequences_of_step
+from tunix_rt_trainer.engine.batches import Batch, examples_of_step
 from tunix_rt_trainer.engine.loop import Hook, TrainingData
 from tunix_rt_trainer.engine.step import batch_loss
 
@@ -46,7 +46,7 @@ def test_checkpoints_and_hooks_are_due_at_their_steps_and_after_the_last(finishe
 def test_step_numbers_say_what_was_read_and_how_fast(small, finished):
     rows, infos = small.make_rows(10), finished[0]
     for info in infos[1:]:
-        chosen = sequences_of_step(small.SPEC.seed, info.step - 1, 4, 10)
+        chosen = examples_of_step(small.SPEC.seed, info.step - 1, 4, 10)
         assert info.tokens == sum(len(rows.token_ids[row]) for row in chosen)
         assert info.trained_tokens == info.tokens - 4 * 3
         assert info.tokens_per_s > 0
@@ -59,10 +59,10 @@ def test_validation_loss_is_a_mean_over_tokens_not_over_rows(small, finished):
     infos, state, _, _ = finished
     rows = small.make_rows(5, seed=9)
     loss_sum = count = 0.0
-    for token_ids, mask in zip(rows.token_ids, rows.loss_masks, strict=True):
+    for token_ids, mask in zip(rows.token_ids, rows.loss_weights, strict=True):
         padded = (np.pad(leaf, (0, 32 - len(leaf)))[None] for leaf in (token_ids, mask, np.ones_like(mask)))
-        row_sum, row_count = batch_loss(small.CONFIG, small.SPEC, state, Batch(*padded))
-        loss_sum, count = loss_sum + float(row_sum), count + int(row_count)
+        totals = batch_loss(small.CONFIG, small.SPEC, state, Batch(*padded))
+        loss_sum, count = loss_sum + float(totals.loss), count + float(totals.count)
     assert infos[-1].validation_loss == pytest.approx(loss_sum / count, rel=1e-5)
 
 
@@ -103,7 +103,7 @@ def test_diverged_run_names_step_rows_and_last_checkpoint_and_saves_nothing_more
     message = str(caught.value)
     assert "step 3" in message
     assert "last checkpoint is of step 2" in message
-    for row in sequences_of_step(spec.seed, 2, 4, 10):
+    for row in examples_of_step(spec.seed, 2, 4, 10):
         assert rows.row_ids[row] in message
     assert saved == []
 

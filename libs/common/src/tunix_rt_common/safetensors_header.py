@@ -17,6 +17,7 @@ _ITEM_BYTES = {
     **dict.fromkeys(("U32", "I32", "F32"), 4),
     **dict.fromkeys(("U64", "I64", "F64"), 8),
 }
+_FLOATS = ("F32", "F16", "BF16")
 _MAX_HEADER_BYTES = 100_000_000
 _PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
@@ -40,6 +41,20 @@ def check_safetensors(path: Path) -> Tensors:
         spans.append((begin, end, name))
     _check_tiling(path, sorted(spans), data_bytes)
     return tensors
+
+
+def check_shapes(what: str, found: Tensors, expected: dict[str, tuple[int, ...]]) -> None:
+    """Refuse missing, unexpected, misshapen and non-float tensors, naming them; `what` opens the message."""
+    advice = "the weights belong to another config"
+    if missing := sorted(set(expected) - set(found)):
+        raise UnusableModel(f"{what} lacks {_some(missing)}: {advice}")
+    if unexpected := sorted(set(found) - set(expected)):
+        raise UnusableModel(f"{what} has the unexpected {_some(unexpected)}: {advice}")
+    for name, (dtype, shape) in found.items():
+        if shape != expected[name]:
+            raise UnusableModel(f"{what}: {name} has shape {shape}, the config makes it {expected[name]}: {advice}")
+        if dtype not in _FLOATS:
+            raise UnusableModel(f"{what}: {name} has dtype {dtype}: save it as one of {', '.join(_FLOATS)}")
 
 
 def _read_header(path: Path) -> tuple[dict[str, Any], int]:
@@ -109,3 +124,7 @@ def _check_tiling(path: Path, spans: list[tuple[int, int, str]], data_bytes: int
 
 def _unusable(path: Path, fault: str) -> UnusableModel:
     return UnusableModel(f"{path.name} {fault}: copy the file again, or save the model as safetensors")
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

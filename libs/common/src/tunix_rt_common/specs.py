@@ -4,9 +4,22 @@ Every spec forbids unknown fields and non-finite numbers, and takes numbers for 
 "0.1" is a 422 that names the field, never a surprise an hour into a run.
 """
 
-from typing import Annotated, Literal, get_args
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Annotated, Literal, Self, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    field_validator,
+    model_validator,
+)
 
 from tunix_rt_common.endpoint import canonical_url
 
@@ -16,6 +29,12 @@ Seed = Annotated[StrictInt, Field(ge=0, lt=2**31)]
 Target = Literal["trace", "answer"]
 Preset = Literal["tiny", "small"]
 PRESET_NAMES: tuple[Preset, ...] = get_args(Preset)
+StepType = Annotated[str, Field(min_length=1, max_length=64)]
+Weight = Annotated[StrictFloat, Field(ge=0, le=1e6)]
+ModelReference = Annotated[str, Field(min_length=1, max_length=4096)]
+Method = Literal["sft", "dpo", "orpo", "distill"]
+PREFERENCE_METHODS: frozenset[Method] = frozenset({"dpo", "orpo"})
+"""Those that learn from pairs of a chosen and a rejected answer."""
 
 
 class Spec(BaseModel):
@@ -25,7 +44,12 @@ class Spec(BaseModel):
 
 
 class LoraSpec(Spec):
-    """Low-rank adapters (Hu et al. 2021, arXiv:2106.09685): W + (alpha / rank) B A, only A and B train."""
+    """Low-rank adapters (Hu et al. 2021, arXiv:2106.09685): W + (alpha / rank) B A, only A and B train.
+
+    With `rslora` the factor is alpha / sqrt(rank) (Kalajdzievski 2023, arXiv:2312.03732). `base` says how the frozen
+    kernels are kept: "nf4" takes 4.5 bits for a weight (QLoRA, Dettmers et al. 2023, arXiv:2305.14314). With `adapter`
+    training continues from one, whose rank, alpha, targets and factor are taken.
+    """
 
     rank: Annotated[StrictInt, Field(ge=1, le=1024)] = 8
     alpha: Annotated[StrictFloat, Field(gt=0, le=4096)] = 16.0
@@ -38,12 +62,28 @@ class LoraSpec(Spec):
         "up_proj",
         "down_proj",
     )
+    rslora: StrictBool = False
+    base: Literal["float32", "nf4"] = "float32"
+    adapter: ModelReference | None = Field(
+        None, description="a PEFT directory, or NAME@ALIAS or NAME@VERSION of a version with an adapter"
+    )
 
     @model_validator(mode="after")
     def _targets_are_given_once(self) -> "LoraSpec":
         if not self.targets or len(set(self.targets)) != len(self.targets):
             raise ValueError("name at least one target, each once")
         return self
+
+    @model_validator(mode="after")
+    def _shape_is_given_once(self) -> "LoraSpec":
+        own = [name for name in ("rank", "alpha", "targets", "rslora") if _is_changed(self, name)]
+        if self.adapter is not None and own:
+            raise ValueError(f"adapter {self.adapter[:200]!r} brings its own {' and '.join(own)}: leave that out")
+        return self
+
+
+def _is_changed(spec: Spec, name: str) -> bool:
+    return bool(getattr(spec, name) != type(spec).model_fields[name].default)
 
 
 class ScheduleSpec(Spec):
@@ -77,19 +117,19 @@ class MeshSpec(Spec):
     tensor: Annotated[StrictInt, Field(ge=1, le=65_536)] = 1
 
 
-class SftSpec(Spec):
-    """Supervised fine-tuning: next-token loss on the completion alone.
+class TrainSpec(Spec):
+    """What all methods of training have in common.
 
-    One optimizer step sees `batch_size` sequences, in `accumulation` micro-batches; `epochs` or `max_steps` ends the
-    run, whichever comes first. A sequence is a row, or with `packing` as many rows as fit into `max_tokens`, each
-    seeing itself alone. Rows longer than `max_tokens` (or the model's context) are dropped, counted and reported.
+    One optimizer step sees `batch_size` examples, in `accumulation` micro-batches; `epochs` or `max_steps` ends the
+    run, whichever comes first. Rows longer than `max_tokens` (or the model's context) are dropped, counted and
+    reported.
 
     `precision` is what matrix products run in, by itself bfloat16 on accelerators and float32 on a CPU; weights and
     moments are float32. `remat` is what the backward pass computes again to save memory: whole layers, all but their
     matrix products, or nothing.
     """
 
-    method: Literal["sft"] = "sft"
+    method: Method
     engine: Literal["jax", "tunix"] = "jax"
     target: Target = "trace"
     epochs: Annotated[StrictFloat, Field(gt=0, le=10_000)] = 1.0
@@ -97,7 +137,6 @@ class SftSpec(Spec):
     batch_size: Annotated[StrictInt, Field(ge=1, le=65_536)] = 32
     accumulation: Annotated[StrictInt, Field(ge=1, le=4096)] = 1
     max_tokens: Annotated[StrictInt, Field(ge=8, le=1_048_576)] = 512
-    packing: StrictBool = False
     optimizer: OptimizerSpec = OptimizerSpec()
     lora: LoraSpec | None = None
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -108,13 +147,102 @@ class SftSpec(Spec):
     seed: Seed = 0
 
     @model_validator(mode="after")
-    def _micro_batches_are_equal(self) -> "SftSpec":
+    def _micro_batches_are_equal(self) -> Self:
         if self.batch_size % self.accumulation:
             raise ValueError(
                 f"batch_size {self.batch_size} is not divisible by accumulation {self.accumulation}: "
                 "choose a divisor of the batch size"
             )
         return self
+
+    @property
+    def packs_rows(self) -> bool:
+        """Whether several rows may share a sequence."""
+        return False
+
+
+class PackableSpec(TrainSpec):
+    """An example is a row, or with `packing` as many rows as fit into `max_tokens`, each seeing itself alone."""
+
+    packing: StrictBool = False
+
+    @property
+    def packs_rows(self) -> bool:
+        """Whether several rows may share a sequence."""
+        return self.packing
+
+
+class SftSpec(PackableSpec):
+    """Supervised fine-tuning: next-token loss on the completion alone.
+
+    `step_weights` says how much a token counts by the type of the step that it lies in; what it does not name counts 1.
+    """
+
+    method: Literal["sft"] = "sft"
+    step_weights: dict[StepType, Weight] | None = Field(None, max_length=100)
+
+
+class DpoSpec(TrainSpec):
+    """Direct preference optimization (Rafailov et al. 2023, arXiv:2305.18290) on pairs of answers to one prompt.
+
+    The reference is the run's base model, without an adapter. `label_smoothing` is the share of pairs that are thought
+    to be the wrong way round (conservative DPO, Mitchell 2023).
+    """
+
+    method: Literal["dpo"]
+    beta: Annotated[StrictFloat, Field(gt=0, le=100)] = 0.1
+    label_smoothing: Annotated[StrictFloat, Field(ge=0, lt=0.5)] = 0.0
+
+
+class OrpoSpec(TrainSpec):
+    """Odds ratio preference optimization (Hong et al. 2024, arXiv:2403.07691): pairs of answers, and no reference.
+
+    `ratio_weight` is the paper's lambda: how much the odds ratio counts beside the chosen answer's own loss.
+    """
+
+    method: Literal["orpo"]
+    ratio_weight: Annotated[StrictFloat, Field(gt=0, le=100)] = 0.1
+
+
+class DistillSpec(PackableSpec):
+    """Distillation (Hinton et al. 2015, arXiv:1503.02531): the student learns the teacher's whole distribution.
+
+    `alpha` is the share of the divergence from the teacher at `temperature`, the rest is the next-token loss.
+    """
+
+    method: Literal["distill"]
+    teacher: ModelReference = Field(description="NAME@ALIAS or NAME@VERSION of the registry, or a model directory")
+    temperature: Annotated[StrictFloat, Field(ge=0.05, le=100)] = 2.0
+    alpha: Annotated[StrictFloat, Field(gt=0, le=1)] = 0.5
+
+    @field_validator("teacher")
+    @classmethod
+    def _teacher_knows_something(cls, teacher: str) -> str:
+        if teacher in PRESET_NAMES:
+            raise ValueError(f"preset {teacher!r} has random weights to teach: name a trained model or its directory")
+        return teacher
+
+
+METHODS: Mapping[Method, type[TrainSpec]] = MappingProxyType(
+    {"sft": SftSpec, "dpo": DpoSpec, "orpo": OrpoSpec, "distill": DistillSpec}
+)
+
+
+class _Chosen(BaseModel):
+    method: Method = "sft"
+
+
+def _by_method(value: object) -> object:
+    """Read an object as the spec of its method alone, so that errors name fields as they were written."""
+    if isinstance(value, dict):
+        return METHODS[_Chosen.model_validate(value).method].model_validate(value)
+    return value
+
+
+Training = Annotated[
+    SftSpec | DpoSpec | OrpoSpec | DistillSpec, Field(discriminator="method"), BeforeValidator(_by_method)
+]
+"""How to train; "sft" unless `method` says otherwise."""
 
 
 class SamplingSpec(Spec):
@@ -207,12 +335,13 @@ class DatasetSpec(Spec):
 class RunSpec(Spec):
     """One run: train a model on a dataset, judge it, gate it, register it.
 
-    `base_model` is a preset, NAME@ALIAS or NAME@VERSION of the registry, or a Hugging Face directory.
+    `base_model` is a preset, NAME@ALIAS or NAME@VERSION of the registry, or a Hugging Face directory. An adapter to
+    continue from is named in `train.lora`.
     """
 
     dataset: str = Field(min_length=1, max_length=200, description="NAME, NAME@VERSION or id")
-    base_model: str = Field(min_length=1, max_length=4096)
-    train: SftSpec = SftSpec()
+    base_model: ModelReference
+    train: Training = SftSpec()
     evaluate: EvalSpec | None = EvalSpec()
     gate: GatePolicy = GatePolicy()
     model_name: Name | None = Field(None, description="registry name; the dataset's name unless given")

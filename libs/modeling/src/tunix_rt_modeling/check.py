@@ -25,7 +25,7 @@ from tunix_rt_modeling.config import ModelConfig
 from tunix_rt_modeling.decoding import GREEDY, decode, prefill
 from tunix_rt_modeling.directory import inside, read_json
 from tunix_rt_modeling.huggingface import load_params, read_config
-from tunix_rt_modeling.lora import read_peft
+from tunix_rt_modeling.lora import read_peft, scale
 from tunix_rt_modeling.transformer import Params, logits
 
 LOGIT_TOLERANCE = 1e-4
@@ -79,7 +79,8 @@ def _read(directory: Path) -> _Subject:
         base = _base_of(directory)
     config = read_config(base)
     if base != directory:
-        lora, lora_scale = read_peft(directory, config)
+        lora, spec = read_peft(directory, config)
+        lora_scale = scale(spec)
     _check_reference(config, reference)
     training = read_json(directory, "reference.json").get("train", {}) if "train_ids" in reference else {}
     return _Subject(config, load_params(base, config), lora, lora_scale, reference, training)

@@ -50,10 +50,9 @@ def token_losses(
     """
     weights = constrain(head.weights, None, None)
     vocab = weights.shape[head.words]
-    widest = chunk or max(NARROWEST_CHUNK, SCORES_AT_ONCE // max(1, hidden.shape[0]))
-    width = -(-vocab // -(-vocab // widest))
+    width = chunk_width(vocab, hidden.shape[0], chunk)
     if width >= vocab:
-        scores = _scores(softcap, head.words, hidden, weights)
+        scores = chunk_scores(softcap, head.words, hidden, weights)
         at_targets = jnp.take_along_axis(scores, targets[:, None], axis=1)[:, 0]
         return jax.nn.logsumexp(scores, axis=1) - at_targets
     return _losses(softcap, width, head.words, hidden, weights, targets)
@@ -70,9 +69,9 @@ def _forward(
     vocab = weights.shape[words]
 
     def add_chunk(running: _Running, number: Array) -> tuple[_Running, None]:
-        start, is_new = _columns(number, width, vocab)
+        start, is_new = chunk_columns(number, width, vocab)
         part = jax.lax.dynamic_slice_in_dim(weights, start, width, words)
-        scores = jnp.where(is_new, _scores(softcap, words, hidden, part), -jnp.inf)
+        scores = jnp.where(is_new, chunk_scores(softcap, words, hidden, part), -jnp.inf)
         maximum = jnp.maximum(running.maximum, scores.max(axis=1))
         total = running.total * jnp.exp(running.maximum - maximum) + jnp.exp(scores - maximum[:, None]).sum(axis=1)
         is_target = (start + jnp.arange(width) == targets[:, None]) & is_new
@@ -93,9 +92,9 @@ def _backward(
 
     def add_chunk(gradients: tuple[Array, Array], number: Array) -> tuple[tuple[Array, Array], None]:
         by_hidden, by_weights = gradients
-        start, is_new = _columns(number, width, vocab)
+        start, is_new = chunk_columns(number, width, vocab)
         part = jax.lax.dynamic_slice_in_dim(weights, start, width, words)
-        scores, pull = jax.vjp(partial(_scores, softcap, words), hidden, part)
+        scores, pull = jax.vjp(partial(chunk_scores, softcap, words), hidden, part)
         is_target = start + jnp.arange(width) == targets[:, None]
         slope = (jnp.exp(scores - log_total[:, None]) - is_target) * cotangent[:, None]
         on_hidden, on_part = pull(jnp.where(is_new, slope, 0.0))
@@ -111,13 +110,20 @@ def _backward(
 _losses.defvjp(_forward, _backward)
 
 
-def _columns(number: Array, width: int, vocab: int) -> tuple[Array, Array]:
+def chunk_width(vocab: int, tokens: int, widest: int | None = None) -> int:
+    """How many words to score at a time for so many tokens: at most `widest`, and chunks of about equal width."""
+    widest = widest or max(NARROWEST_CHUNK, SCORES_AT_ONCE // max(1, tokens))
+    return -(-vocab // -(-vocab // widest))
+
+
+def chunk_columns(number: Array, width: int, vocab: int) -> tuple[Array, Array]:
     """Where a chunk begins, and which of its columns no chunk before had: the last one reaches back to be full."""
     start = jnp.minimum(number * width, vocab - width)
     return start, start + jnp.arange(width) >= number * width
 
 
-def _scores(softcap: float | None, words: int, hidden: Array, part: Array) -> Array:
+def chunk_scores(softcap: float | None, words: int, hidden: Array, part: Array) -> Array:
+    """Float32 scores of the words in a part of the head."""
     product = "TD,VD->TV" if words == 0 else "TD,DV->TV"
     scores = jnp.einsum(product, hidden, part.astype(hidden.dtype), preferred_element_type=jnp.float32)
     return soft_capped(scores, softcap)

@@ -9,9 +9,6 @@ import numpy as np
 from safetensors import safe_open
 
 from tunix_rt_common.errors import UnusableModel
-from tunix_rt_common.safetensors_header import Tensors
-
-_FLOATS = ("F32", "F16", "BF16")
 
 
 def inside(directory: Path, name: str) -> Path:
@@ -44,20 +41,6 @@ def parse_json(name: str, content: bytes) -> dict[str, Any]:
     return document
 
 
-def check_shapes(what: str, found: Tensors, expected: dict[str, tuple[int, ...]]) -> None:
-    """Refuse missing, unexpected, misshapen and non-float tensors, naming them; `what` opens the message."""
-    advice = "the weights belong to another config"
-    if missing := sorted(set(expected) - set(found)):
-        raise UnusableModel(f"{what} lacks {_some(missing)}: {advice}")
-    if unexpected := sorted(set(found) - set(expected)):
-        raise UnusableModel(f"{what} has the unexpected {_some(unexpected)}: {advice}")
-    for name, (dtype, shape) in found.items():
-        if shape != expected[name]:
-            raise UnusableModel(f"{what}: {name} has shape {shape}, the config makes it {expected[name]}: {advice}")
-        if dtype not in _FLOATS:
-            raise UnusableModel(f"{what}: {name} has dtype {dtype}: save it as one of {', '.join(_FLOATS)}")
-
-
 def read_float32(path: Path, names: list[str]) -> Iterator[tuple[str, np.ndarray]]:
     """Yield the named tensors of a checked safetensors file as float32, one in memory at a time.
 
@@ -70,7 +53,3 @@ def read_float32(path: Path, names: list[str]) -> Iterator[tuple[str, np.ndarray
             if not np.isfinite(tensor).all():
                 raise UnusableModel(f"{path.name}: {name} holds NaN or infinity: take an earlier checkpoint")
             yield name, tensor
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

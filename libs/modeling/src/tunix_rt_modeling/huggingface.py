@@ -15,10 +15,10 @@ from pydantic import ValidationError
 from safetensors.numpy import save_file
 
 from tunix_rt_common.errors import UnusableModel
-from tunix_rt_common.safetensors_header import Tensors, check_safetensors
+from tunix_rt_common.safetensors_header import Tensors, check_safetensors, check_shapes
 from tunix_rt_modeling.config import ModelConfig
 from tunix_rt_modeling.config_json import read_config_json, write_config_json
-from tunix_rt_modeling.directory import check_shapes, inside, read_float32, read_json
+from tunix_rt_modeling.directory import inside, read_float32, read_json
 from tunix_rt_modeling.tokenizer import Tokenizer, load_tokenizer
 from tunix_rt_modeling.transformer import Params, init_params
 

@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from tunix_rt_modeling.attention import attention
 from tunix_rt_modeling.config import ModelConfig, Remat
+from tunix_rt_modeling.nf4 import Nf4Kernel, dequantize
 from tunix_rt_modeling.sharding import constrain
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"silu": nn.silu, "gelu_tanh": partial(nn.gelu, approximate=True)}
@@ -80,8 +81,11 @@ class Linear(nn.Module):
     def __call__(self, x: Float[Array, "B T inputs"]) -> Float[Array, "B T features"]:
         """Project the last axis."""
         init = nn.initializers.variance_scaling(self.init_scale, "fan_in", "normal")
-        kernel = self.param("kernel", init, (x.shape[-1], self.features), jnp.float32)
-        out = _project(x, kernel.astype(self.dtype))
+        if self.has_variable("params", "nf4"):
+            out = _project_frozen(x, self.get_variable("params", "nf4"), self.features)
+        else:
+            kernel = self.param("kernel", init, (x.shape[-1], self.features), jnp.float32)
+            out = _project(x, kernel.astype(self.dtype))
         if self.use_bias:
             out += self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32).astype(self.dtype)
         if self.has_variable("lora", "a"):
@@ -93,6 +97,12 @@ class Linear(nn.Module):
 def _project(x: Float[Array, "B T inputs"], kernel: Float[Array, "inputs features"]) -> Float[Array, "B T features"]:
     """x W as one flat product: its gradient by W needs no transposed copy of x, which the batched product does."""
     return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], -1)
+
+
+@partial(jax.checkpoint, static_argnums=2)
+def _project_frozen(x: Float[Array, "B T inputs"], kernel: Nf4Kernel, features: int) -> Float[Array, "B T features"]:
+    """x W with W in 4 bits, which is written out where it is used and never kept, for the backward pass neither."""
+    return _project(x, dequantize(kernel, x.shape[-1], features, x.dtype))
 
 
 class RMSNorm(nn.Module):

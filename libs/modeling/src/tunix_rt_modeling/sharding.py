@@ -156,12 +156,21 @@ def _place(mesh_shape: Mapping[str, int], config: ModelConfig, path: tuple[Any, 
 
 
 def _axes_of(names: Sequence[str], rank: int) -> Axes:
-    """The names of a leaf's last axes by its path: that of a kernel, of its bias, or of an adapter's A or B."""
+    """The names of a leaf's last axes by its path: that of a kernel, of its bias, of an adapter's A or B, or of NF4's
+    codes and scales, whose blocks are cut wherever they lie.
+    """
     kernel = next((_KERNELS[name] for name in names if name in _KERNELS), None)
     if kernel is None or rank == 0:
         return (None,) * rank
     inputs, outputs = kernel
-    last: Axes = {"bias": (outputs,), "a": (inputs, None), "b": (None, outputs)}.get(names[-1], (inputs, outputs))
+    known: dict[str, Axes] = {
+        "bias": (outputs,),
+        "a": (inputs, None),
+        "b": (None, outputs),
+        "codes": ("hidden", None),
+        "scales": ("hidden",),
+    }
+    last = known.get(names[-1], (inputs, outputs))
     return (*(None,) * (rank - len(last)), *last)
 
 

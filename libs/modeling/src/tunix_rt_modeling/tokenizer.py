@@ -11,7 +11,7 @@ from tokenizers import decoders, models, pre_tokenizers, processors
 from tunix_rt_common.errors import UnusableModel
 from tunix_rt_modeling.directory import inside, parse_json
 
-_REQUIRED = "tokenizer.json"
+TOKENIZER_FILE = "tokenizer.json"
 _OPTIONAL = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 _PLACEHOLDERS = frozenset({"<image_soft_token>"})
 """Stand for pictures in Gemma 3's tokenizer; its text models have no embedding for them, and no text means them."""
@@ -25,7 +25,7 @@ class Tokenizer:
 
     def __init__(self, files: Mapping[str, bytes]) -> None:
         self._files = dict(files)
-        self._engine = _engine(self._files[_REQUIRED])
+        self._engine = _engine(self._files[TOKENIZER_FILE])
         settings: dict[str, Any] = {}
         for name in ("special_tokens_map.json", "tokenizer_config.json"):
             settings |= parse_json(name, self._files.get(name, b"{}"))
@@ -80,12 +80,12 @@ def load_tokenizer(directory: Path) -> Tokenizer:
     Raises:
         UnusableModel: tokenizer.json is missing, a file is malformed, or a special token is not in the vocabulary.
     """
-    if not (directory / _REQUIRED).exists() and (directory / "tokenizer.model").exists():
+    if not (directory / TOKENIZER_FILE).exists() and (directory / "tokenizer.model").exists():
         raise UnusableModel(
             f"{directory.name} has its tokenizer as tokenizer.model alone, which is not read: write tokenizer.json "
             "beside it with transformers' AutoTokenizer.from_pretrained(…).save_pretrained(…)"
         )
-    present = [_REQUIRED, *(name for name in _OPTIONAL if (directory / name).exists())]
+    present = [TOKENIZER_FILE, *(name for name in _OPTIONAL if (directory / name).exists())]
     return Tokenizer({name: inside(directory, name).read_bytes() for name in present})
 
 
@@ -120,7 +120,7 @@ def byte_tokenizer() -> Tokenizer:
     }
     return Tokenizer(
         {
-            _REQUIRED: engine.to_str(pretty=True).encode(),
+            TOKENIZER_FILE: engine.to_str(pretty=True).encode(),
             "tokenizer_config.json": (json.dumps(settings, indent=2) + "\n").encode(),
         }
     )

@@ -7,7 +7,7 @@ model go back to the store.
 import logging
 import shutil
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,8 @@ from tunix_rt_common import telemetry
 from tunix_rt_common.child import Child, run_child
 from tunix_rt_common.db.models import MetricRecord, RunRecord
 from tunix_rt_common.errors import UnusableData
-from tunix_rt_common.specs import RunSpec, SftSpec
+from tunix_rt_common.peft import ADAPTER_FOLDER
+from tunix_rt_common.specs import DpoSpec, RunSpec
 from tunix_rt_common.storage.bundle import put_folder
 from tunix_rt_modeling import huggingface, lora
 from tunix_rt_modeling.transformer import parameter_count
@@ -29,6 +30,7 @@ from tunix_rt_trainer.engine.device import on_device
 from tunix_rt_trainer.engine.examples import EncodedRows, encode_rows
 from tunix_rt_trainer.engine.loop import Hook, TrainingData
 from tunix_rt_trainer.engine.progress import StepInfo
+from tunix_rt_trainer.engine.reference import with_reference
 from tunix_rt_trainer.engine.state import TrainState
 from tunix_rt_trainer.handover import Handover
 from tunix_rt_trainer.inputs import RunInputs, load_inputs
@@ -50,11 +52,11 @@ def train_run(child: Child) -> dict[str, Any]:
     try:
         with telemetry.span("data"):
             inputs = load_inputs(child.store, spec, pins, scratch)
-            data = _encode(child, spec.train, inputs)
+            data = _encode(child, inputs)
         child.progress(0)
-        finished, measured = _train(child, spec.train, inputs, data, scratch)
+        finished, measured = _train(child, inputs, data, scratch)
         with telemetry.span("export"):
-            return _export(child, inputs, finished, spec.train, scratch) | {"metrics": measured}
+            return _export(child, inputs, finished, scratch) | {"metrics": measured}
     except jax.errors.JaxRuntimeError as error:
         raise (MemoryError(OUT_OF_MEMORY) if OUT_OF_MEMORY in str(error) else error) from error
     finally:
@@ -70,14 +72,16 @@ def _fresh_scratch(child: Child) -> Path:
     return scratch
 
 
-def _train(
-    child: Child, spec: SftSpec, inputs: RunInputs, data: TrainingData, scratch: Path
-) -> tuple[TrainState, dict[str, Any]]:
+def _train(child: Child, inputs: RunInputs, data: TrainingData, scratch: Path) -> tuple[TrainState, dict[str, Any]]:
+    spec = inputs.spec
     config = on_device(inputs.model.config, spec)
     publisher = CheckpointPublisher(child, scratch, inputs.digests)
     saver, handover = CheckpointSaver(child, scratch, spec.seed, inputs.digests), Handover(child, publisher)
+    started = state.init(config, spec, inputs.model.params, adapter=inputs.adapter, teacher=inputs.teacher)
+    if isinstance(spec, DpoSpec):
+        with telemetry.span("reference"):
+            data = data.map(partial(with_reference, config, spec, started.params))
     with telemetry.span("restore"):
-        started = state.init(config, spec, inputs.model.params)
         current = publisher.restore(started) or started
 
     beside = BesideTraining("checkpoints", child.waits)
@@ -128,22 +132,17 @@ def _follow(
             tokens += info.tokens
 
 
-def _encode(child: Child, spec: SftSpec, inputs: RunInputs) -> TrainingData:
+def _encode(child: Child, inputs: RunInputs) -> TrainingData:
     def encode(split: str, rows: Any) -> EncodedRows:
-        encoded = encode_rows(rows, inputs.model.tokenizer, inputs.template, spec, inputs.model.config)
+        encoded = encode_rows(rows, inputs.model.tokenizer, inputs.template, inputs.spec, inputs.model.config)
         report = encoded.report
-        story = f"{split}: {report.kept} of {report.rows} rows, {report.trained_tokens} trained tokens"
-        if spec.packing:
-            story += f"; packed into {len(encoded.packs)} sequences, {report.fill:.0%} full"
-        dropped = report.dropped_long
-        if dropped:
-            shown = ", ".join(map(str, dropped[:20])) + (" …" if len(dropped) > 20 else "")
-            limit = min(spec.max_tokens, inputs.model.config.max_positions)
-            story += f"; {len(dropped)} rows are longer than {limit} tokens and dropped: {shown}"
-        child.story("encoded", story, split=split, rows=report.rows, kept=report.kept, dropped=len(dropped))
+        story = "; ".join(_encoding_story(split, encoded, inputs))
+        child.story("encoded", story, split=split, rows=report.rows, kept=report.kept, dropped=report.dropped)
         return encoded
 
     train = encode("train", inputs.train_rows)
+    if unknown := train.report.unknown_step_types:
+        child.story("unknown_step_types", f"step_weights names types that no row has: {', '.join(unknown)}")
     if not inputs.validation_rows:
         return TrainingData(train)
     try:
@@ -151,6 +150,22 @@ def _encode(child: Child, spec: SftSpec, inputs: RunInputs) -> TrainingData:
     except UnusableData as error:
         child.story("no_validation", f"no validation loss will be reported: {error}")
         return TrainingData(train)
+
+
+def _encoding_story(split: str, encoded: EncodedRows, inputs: RunInputs) -> Iterator[str]:
+    """What became of a split, in phrases."""
+    report, spec = encoded.report, inputs.spec
+    yield f"{split}: {report.kept} of {report.rows} rows, {report.trained_tokens} trained tokens"
+    if spec.packs_rows:
+        yield f"packed into {len(encoded.packs)} sequences, {report.fill:.0%} full"
+    if report.dropped_unpaired:
+        yield f"{report.dropped_unpaired} rows have no rejected answer and are dropped"
+    if report.dropped_alike:
+        yield f"{report.dropped_alike} pairs say the same twice to target {spec.target!r} and are dropped"
+    if dropped := report.dropped_long:
+        shown = ", ".join(map(str, dropped[:20])) + (" …" if len(dropped) > 20 else "")
+        limit = min(spec.max_tokens, inputs.model.config.max_positions)
+        yield f"{len(dropped)} rows are longer than {limit} tokens and dropped: {shown}"
 
 
 def _report(child: Child, info: StepInfo) -> None:
@@ -166,6 +181,7 @@ def _report(child: Child, info: StepInfo) -> None:
         tokens_per_s=info.tokens_per_s,
         eta_s=info.eta_s,
         validation_loss=info.validation_loss,
+        **info.measures,
     )
 
 
@@ -178,12 +194,13 @@ def _line(info: StepInfo) -> str:
         ("{:,.0f} tokens/s", info.tokens_per_s),
         ("{:.0f} s left", info.eta_s),
     )
-    told = (text.format(number) for text, number in numbers if number is not None)
+    told = [text.format(number) for text, number in numbers if number is not None]
+    told += [f"{name.replace('_', ' ')} {number:.4g}" for name, number in info.measures.items()]
     return f"step {info.step}/{info.total_steps}: " + ", ".join(told)
 
 
 def _measured(child: Child, last: dict[str, Any]) -> dict[str, Any]:
-    """The numbers that a version is registered with; losses in nats per trained token."""
+    """The numbers that a version is registered with; losses in nats per trained token or pair."""
     with child.database.reading() as session:
         untrained = session.get(MetricRecord, (child.claim.run_id, 0))
         base_loss = untrained.numbers.get("validation_loss") if untrained else None
@@ -192,16 +209,18 @@ def _measured(child: Child, last: dict[str, Any]) -> dict[str, Any]:
         "train_loss": last.get("loss"),
         "validation_loss": last.get("validation_loss"),
         "base_validation_loss": base_loss,
+        **last.get("measures", {}),
     }
 
 
-def _export(child: Child, inputs: RunInputs, finished: TrainState, spec: SftSpec, scratch: Path) -> dict[str, Any]:
-    """Store the trained model as a Hugging Face directory, adapters merged into it."""
-    params = finished.params
-    if spec.lora and finished.lora is not None:
-        params = lora.merge(params, finished.lora, lora.scale(spec.lora))
+def _export(child: Child, inputs: RunInputs, finished: TrainState, scratch: Path) -> dict[str, Any]:
+    """Store the trained model as a Hugging Face directory: an adapter merged into it, and beside that by itself."""
+    config, params, adapted = inputs.model.config, finished.params, inputs.spec.lora
     folder = scratch / "model"
-    huggingface.save(folder, inputs.model.config, params, inputs.model.tokenizer)
+    if adapted and finished.lora is not None:
+        params = lora.merge(config, params, finished.lora, lora.scale(adapted))
+        lora.write_peft(folder / ADAPTER_FOLDER, config, finished.lora, adapted, inputs.base_name)
+    huggingface.save(folder, config, params, inputs.model.tokenizer)
     return {
         "manifest_sha256": child.store.put_document(put_folder(child.store, folder)),
         "parameters": parameter_count(params),

@@ -11,7 +11,23 @@ import click
 
 from tunix_rt.commands.options import Command, checked
 from tunix_rt_common.errors import InvalidInput
-from tunix_rt_common.specs import PRESET_NAMES, RunSpec
+from tunix_rt_common.specs import METHODS, PRESET_NAMES, RunSpec
+
+MODEL_FIELDS = ("base_model", "train.teacher", "train.lora.adapter")
+
+
+class WeightsByName(click.ParamType[dict[str, float]]):
+    """NAME=NUMBER, several with commas between them."""
+
+    name = "name=number,…"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, float]:
+        """The numbers by their names."""
+        try:
+            pairs = [part.rsplit("=", 1) for part in value.split(",")]
+            return {name.strip(): float(number) for name, number in pairs}
+        except ValueError:
+            self.fail(f"{value!r} is not like verify=2,setup=0.5", param, ctx)
 
 
 @dataclass(frozen=True)
@@ -32,7 +48,7 @@ class SpecOption:
 SPEC_OPTIONS = (
     SpecOption("--dataset", "dataset", str, "NAME, NAME@VERSION or id."),
     SpecOption("--base-model", "base_model", str, "A preset, NAME@ALIAS, or a Hugging Face directory."),
-    SpecOption("--method", "train.method", click.Choice(("sft",)), "How to train."),
+    SpecOption("--method", "train.method", click.Choice(tuple(METHODS)), "How to train."),
     SpecOption("--engine", "train.engine", click.Choice(("jax", "tunix")), "What trains."),
     SpecOption("--target", "train.target", click.Choice(("trace", "answer")), "What the model shall learn to write."),
     SpecOption("--epochs", "train.epochs", float, "Passes over the training split."),
@@ -40,7 +56,14 @@ SPEC_OPTIONS = (
     SpecOption("--batch-size", "train.batch_size", int, "Sequences of one optimizer step."),
     SpecOption("--accumulation", "train.accumulation", int, "Micro-batches that a step is cut into."),
     SpecOption("--max-tokens", "train.max_tokens", int, "Longer rows are dropped and counted."),
-    SpecOption("--packing", "train.packing", bool, "Several rows to a sequence of --max-tokens."),
+    SpecOption("--packing", "train.packing", bool, "Several rows to a sequence of --max-tokens; sft and distill."),
+    SpecOption("--step-weights", "train.step_weights", WeightsByName(), "How much steps count by their type; sft."),
+    SpecOption("--beta", "train.beta", float, "How closely dpo keeps to its reference."),
+    SpecOption("--label-smoothing", "train.label_smoothing", float, "Share of dpo's pairs that may be mistaken."),
+    SpecOption("--ratio-weight", "train.ratio_weight", float, "How much orpo's odds ratio counts."),
+    SpecOption("--teacher", "train.teacher", str, "Whom distill learns from: NAME@ALIAS, or a directory."),
+    SpecOption("--distill-temperature", "train.temperature", float, "Softens both distributions of distill."),
+    SpecOption("--distill-alpha", "train.alpha", float, "Share of the teacher in distill's loss."),
     SpecOption("--learning-rate", "train.optimizer.learning_rate", float, "Peak learning rate."),
     SpecOption(
         "--schedule",
@@ -53,6 +76,14 @@ SPEC_OPTIONS = (
     SpecOption("--clip-norm", "train.optimizer.clip_norm", float, "Largest gradient norm."),
     SpecOption("--lora-rank", "train.lora.rank", int, "Train adapters of this rank instead of all weights."),
     SpecOption("--lora-alpha", "train.lora.alpha", float, "Scale of the adapters; needs --lora-rank."),
+    SpecOption("--lora-rslora", "train.lora.rslora", bool, "Scale by alpha / sqrt(rank); needs --lora-rank."),
+    SpecOption(
+        "--lora-base",
+        "train.lora.base",
+        click.Choice(("float32", "nf4")),
+        "How the frozen kernels are kept; needs --lora-rank or --lora-adapter.",
+    ),
+    SpecOption("--lora-adapter", "train.lora.adapter", str, "Go on from a PEFT directory, or from NAME@ALIAS's."),
     SpecOption(
         "--precision",
         "train.precision",
@@ -126,8 +157,9 @@ def run_spec(given: Mapping[str, Any], *, evaluate: bool, promote: bool, base: M
         values["evaluate"] = None
     if not promote:
         values["promote"] = False
-    if isinstance(values.get("base_model"), str):
-        values["base_model"] = _absolute_if_local(values["base_model"])
+    for path in MODEL_FIELDS:
+        if isinstance(reference := _get(values, path), str):
+            _put(values, path, _absolute_if_local(reference))
     return checked(RunSpec, values)
 
 
@@ -150,16 +182,20 @@ def _check_together(options: list[SpecOption], base: Mapping[str, Any], *, evalu
     judging = next((option.flag for option in options if option.path.startswith("evaluate.")), None)
     if judging and not evaluate:
         raise InvalidInput(f"{judging} and --no-evaluate contradict each other: leave one out")
-    if "train.lora.alpha" in paths and not ("train.lora.rank" in paths or _holds(base, "train", "lora")):
-        raise InvalidInput("--lora-alpha needs --lora-rank, which turns adapters on: give both")
+    turned_on = {"train.lora.rank", "train.lora.adapter"} & paths or _get(base, "train.lora")
+    tuned = next((option.flag for option in options if option.path.startswith("train.lora.")), None)
+    if tuned and not turned_on:
+        raise InvalidInput(f"{tuned} needs --lora-rank or --lora-adapter, which turn adapters on: give one of them")
     served = next((option.flag for option in options if option.path.startswith("evaluate.endpoint.")), None)
-    if served and not ("evaluate.endpoint.url" in paths or _holds(base, "evaluate", "endpoint")):
+    if served and not ("evaluate.endpoint.url" in paths or _get(base, "evaluate.endpoint")):
         raise InvalidInput(f"{served} needs --endpoint-url, which names the server that answers: give both")
 
 
-def _holds(base: Mapping[str, Any], part: str, field: str) -> bool:
-    inner = base.get(part)
-    return bool(isinstance(inner, dict) and inner.get(field))
+def _get(values: Mapping[str, Any], path: str) -> object:
+    found: object = values
+    for key in path.split("."):
+        found = found.get(key) if isinstance(found, Mapping) else None
+    return found
 
 
 def _put(values: dict[str, Any], path: str, value: object) -> None:
@@ -170,7 +206,7 @@ def _put(values: dict[str, Any], path: str, value: object) -> None:
     values[last] = value
 
 
-def _absolute_if_local(base_model: str) -> str:
+def _absolute_if_local(model: str) -> str:
     """A directory as the server can find it; anything else as it is."""
-    folder = Path(base_model).expanduser()
-    return str(folder.absolute()) if base_model not in PRESET_NAMES and folder.is_dir() else base_model
+    folder = Path(model).expanduser()
+    return str(folder.absolute()) if model not in PRESET_NAMES and folder.is_dir() else model

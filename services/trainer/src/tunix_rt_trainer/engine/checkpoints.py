@@ -1,6 +1,6 @@
 """Checkpoints: a state in a local directory, whole or not at all, restored bit for bit.
 
-DIRECTORY/state/…            what changes between steps, by Orbax; the frozen base of a LoRA run is not stored
+DIRECTORY/state/…            what changes between steps, by Orbax; a frozen base and a teacher are not stored
 DIRECTORY/checkpoint.json    whose it is and what wrote it; written last, so a directory without it is no checkpoint
 """
 
@@ -16,7 +16,7 @@ import orbax.checkpoint as ocp
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tunix_rt_common.errors import InvalidInput
-from tunix_rt_common.specs import SftSpec
+from tunix_rt_common.specs import TrainSpec
 from tunix_rt_common.traces import canonical_json
 from tunix_rt_trainer.engine.state import TrainState
 
@@ -30,7 +30,10 @@ class _Record(BaseModel):
 
 
 class Inputs(_Record):
-    """Hex sha256 digests of all that a run reads. A checkpoint continues only the run with the same inputs."""
+    """Hex sha256 digests of all that a run reads. A checkpoint continues only the run with the same inputs.
+
+    That of the base model is over the teacher and the adapter too, in a run that has them.
+    """
 
     spec_sha256: str
     dataset_sha256: str
@@ -49,7 +52,7 @@ class CheckpointMetadata(_Record):
     xla_flags: str
 
 
-def spec_sha256(spec: SftSpec) -> str:
+def spec_sha256(spec: TrainSpec) -> str:
     """Hex sha256 of the spec's canonical JSON."""
     return sha256(canonical_json(spec.model_dump(mode="json"))).hexdigest()
 
@@ -57,7 +60,7 @@ def spec_sha256(spec: SftSpec) -> str:
 def snapshot(state: TrainState) -> TrainState:
     """A copy in host memory that later steps leave alone, to be saved beside them; frozen weights stay in place."""
     copied = jax.tree.map(_on_host, _stored(state))
-    return TrainState(**{"params": state.params, "lora": state.lora} | copied)
+    return TrainState(**{"params": state.params, "lora": state.lora, "teacher": state.teacher} | copied)
 
 
 def _on_host(leaf: jax.Array) -> jax.Array:
@@ -87,7 +90,7 @@ def load(directory: Path, like: TrainState, *, inputs: Inputs) -> TrainState:
     """Restore the state that `save` wrote, bit for bit, onto the default device.
 
     `like` has the structure and shapes of the state (real arrays or `jax.eval_shape` of them); in a LoRA run its
-    `params` are the real frozen weights, and they become those of the result.
+    `params` are the real frozen weights, and they become those of the result, as a teacher does in any run.
 
     Raises:
         InvalidInput: no complete checkpoint, other inputs, or an incompatible release of a library.
@@ -97,7 +100,7 @@ def load(directory: Path, like: TrainState, *, inputs: Inputs) -> TrainState:
     _refuse_incompatible_libraries(metadata.versions)
     with ocp.StandardCheckpointer() as checkpointer:
         stored = checkpointer.restore(directory.absolute() / STATE_FOLDER, jax.eval_shape(lambda: _stored(like)))
-    return TrainState(**{"params": like.params, "lora": None} | stored)
+    return TrainState(**{"params": like.params, "lora": None, "teacher": like.teacher} | stored)
 
 
 def read_metadata(directory: Path) -> CheckpointMetadata:

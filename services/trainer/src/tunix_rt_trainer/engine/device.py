@@ -2,11 +2,11 @@
 
 import jax
 
-from tunix_rt_common.specs import SftSpec
+from tunix_rt_common.specs import TrainSpec
 from tunix_rt_modeling.config import ModelConfig
 
 
-def on_device(config: ModelConfig, spec: SftSpec) -> ModelConfig:
+def on_device(config: ModelConfig, spec: TrainSpec) -> ModelConfig:
     """The config with the spec's precision and rematerialisation; the model that it describes is the same."""
     suits = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     dtype = suits if spec.precision == "auto" else spec.precision

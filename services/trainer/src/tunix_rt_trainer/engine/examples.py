@@ -1,19 +1,21 @@
-"""Dataset rows to token ids and loss masks.
+"""Dataset rows to token ids and the weights of their losses.
 
 The whole conversation is tokenised as one text, so that training sees exactly the tokens that serving will see; which
-of them are trained follows from character offsets, never from tokenising the parts alone.
+of them are trained, and how much they count, follows from character offsets, never from tokenising the parts alone.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int32
+from jaxtyping import Float32, Int, Int32
 
-from tunix_rt_common.chat import ChatTemplate, Segment, conversation
+from tunix_rt_common.chat import ChatTemplate, Segment, conversation, split_by_steps
 from tunix_rt_common.datasets import DatasetRow
 from tunix_rt_common.errors import UnusableData, UnusableModel
-from tunix_rt_common.specs import SftSpec
+from tunix_rt_common.specs import PREFERENCE_METHODS, SftSpec, TrainSpec
+from tunix_rt_common.traces import Trace
 from tunix_rt_modeling.config import ModelConfig
 from tunix_rt_modeling.tokenizer import Tokenizer
 from tunix_rt_trainer.engine.packing import Packs, best_fit, one_each
@@ -21,11 +23,20 @@ from tunix_rt_trainer.engine.packing import Packs, best_fit, one_each
 ROWS_NAMED_IN_ERRORS = 5
 
 
+class Encoded(NamedTuple):
+    """A conversation: its tokens, and how much the loss of each counts; 0 where it is not trained."""
+
+    token_ids: Int32[np.ndarray, " tokens"]
+    loss_weights: Float32[np.ndarray, " tokens"]
+
+
 @dataclass(frozen=True)
 class EncodingReport:
     """What became of a split. `dropped_long` holds row numbers, counted from 1 in the order given.
 
-    `fill` is the share of tokens in the sequences that rows lie in, were each padded to `max_tokens`.
+    `fill` is the share of tokens in the sequences that rows lie in, were each padded to `max_tokens`. Of preference
+    data, `dropped_unpaired` counts rows without a rejected answer, `dropped_alike` pairs that say the same in the part
+    that is trained. `unknown_step_types` are those that weights were given for and no kept row has.
     """
 
     rows: int
@@ -34,70 +45,135 @@ class EncodingReport:
     tokens: int
     trained_tokens: int
     fill: float
+    dropped_unpaired: int = 0
+    dropped_alike: int = 0
+    unknown_step_types: tuple[str, ...] = ()
+
+    @property
+    def dropped(self) -> int:
+        """Rows that are not trained on."""
+        return self.rows - self.kept
 
 
 @dataclass(frozen=True)
 class EncodedRows:
     """The kept rows, in the order given: one array of each kind per row, all at their own length.
 
-    `packs` says which of them share a sequence.
+    `packs` says which of them share a sequence. Of a `paired` row there are two: the chosen answer, then the rejected
+    one, each a sequence; `reference` is then their log-probability before training, where the method asks for it.
     """
 
     row_ids: tuple[str, ...]
     token_ids: tuple[Int32[np.ndarray, " tokens"], ...]
-    loss_masks: tuple[Bool[np.ndarray, " tokens"], ...]
+    loss_weights: tuple[Float32[np.ndarray, " tokens"], ...]
     report: EncodingReport
     packs: Packs
+    paired: bool = False
+    reference: Float32[np.ndarray, " sequences"] | None = None
+
+    @property
+    def examples(self) -> int:
+        """How many there are to learn from: sequences, or pairs of them."""
+        return len(self.packs) // 2 if self.paired else len(self.packs)
+
+    def sequences(self, examples: Int[np.ndarray, " examples"]) -> Int[np.ndarray, " sequences"]:
+        """The numbers of the sequences that examples consist of, those of a pair side by side."""
+        return np.stack([2 * examples, 2 * examples + 1], axis=1).reshape(-1) if self.paired else examples
 
 
 def encode_rows(
-    rows: Sequence[DatasetRow], tokenizer: Tokenizer, template: ChatTemplate, spec: SftSpec, config: ModelConfig
+    rows: Sequence[DatasetRow], tokenizer: Tokenizer, template: ChatTemplate, spec: TrainSpec, config: ModelConfig
 ) -> EncodedRows:
     """Encode a split, dropping rows that are longer than `spec.max_tokens` or the model's context.
+
+    A method that learns from preferences also drops rows that are no pair, or no pair of different texts.
 
     Raises:
         UnusableData: no row is left.
         UnusableModel: the tokenizer makes tokens that the model has no embedding for.
     """
     max_tokens = min(spec.max_tokens, config.max_positions)
-    encoded = [encode_segments(conversation(row.trace(), spec.target, template), tokenizer) for row in rows]
-    _refuse_unknown_tokens((token_ids for token_ids, _ in encoded), config.vocab_size)
-    fits = [len(token_ids) <= max_tokens for token_ids, _ in encoded]
-    kept = [pair for pair, fit in zip(encoded, fits, strict=True) if fit]
+    paired = spec.method in PREFERENCE_METHODS
+    encoded = [tuple(_encode(row, tokenizer, template, spec)) for row in rows]
+    _refuse_unknown_tokens(encoded, config.vocab_size)
+    faults = [_fault(sides, max_tokens, paired=paired) for sides in encoded]
+    kept = [(row, sides) for row, sides, fault in zip(rows, encoded, faults, strict=True) if fault is None]
     if not kept:
-        raise _nothing_left(rows, [len(token_ids) for token_ids, _ in encoded], max_tokens)
-    lengths = [len(token_ids) for token_ids, _ in kept]
-    packs = best_fit(lengths, max_tokens) if spec.packing else one_each(len(kept))
+        raise _nothing_left(rows, encoded, faults, max_tokens)
+    sides = [(row.row_id, side) for row, sides in kept for side in sides]
+    lengths = [len(side.token_ids) for _, side in sides]
+    packs = best_fit(lengths, max_tokens) if spec.packs_rows else one_each(len(sides))
     return EncodedRows(
-        row_ids=tuple(row.row_id for row, fit in zip(rows, fits, strict=True) if fit),
-        token_ids=tuple(token_ids for token_ids, _ in kept),
-        loss_masks=tuple(mask for _, mask in kept),
+        row_ids=tuple(row_id for row_id, _ in sides),
+        token_ids=tuple(side.token_ids for _, side in sides),
+        loss_weights=tuple(side.loss_weights for _, side in sides),
         report=EncodingReport(
             rows=len(rows),
             kept=len(kept),
-            dropped_long=tuple(number for number, fit in enumerate(fits, start=1) if not fit),
+            dropped_long=tuple(number for number, fault in enumerate(faults, start=1) if fault == "long"),
             tokens=sum(lengths),
-            trained_tokens=sum(int(mask[1:].sum()) for _, mask in kept),
+            trained_tokens=sum(int((side.loss_weights[1:] > 0).sum()) for _, side in sides),
             fill=sum(lengths) / (len(packs) * max_tokens),
+            dropped_unpaired=faults.count("unpaired"),
+            dropped_alike=faults.count("alike"),
+            unknown_step_types=_unknown_step_types(spec, [row for row, _ in kept]),
         ),
         packs=packs,
+        paired=paired,
     )
 
 
 def encode_segments(
-    segments: Sequence[Segment], tokenizer: Tokenizer
-) -> tuple[Int32[np.ndarray, " tokens"], Bool[np.ndarray, " tokens"]]:
-    """Token ids of the joined text, and for each token whether its first character lies in a trained segment."""
+    segments: Sequence[Segment], tokenizer: Tokenizer, step_weights: Mapping[str, float] | None = None
+) -> Encoded:
+    """Token ids of the joined text, each with the weight of the segment in which its first character lies.
+
+    A trained segment weighs 1, or what `step_weights` says of its step's type; any other weighs 0.
+    """
+    given = step_weights or {}
+    weights = [given.get(segment.step_type or "", 1.0) if segment.trained else 0.0 for segment in segments]
     token_ids, offsets = tokenizer.encode_with_offsets("".join(segment.text for segment in segments))
-    trained_chars = np.repeat(
-        [segment.trained for segment in segments] + [False], [len(segment.text) for segment in segments] + [1]
-    )
+    lengths = [len(segment.text) for segment in segments]
+    of_chars = np.repeat(np.array([*weights, 0.0], np.float32), [*lengths, 1])
     starts = np.array([start for start, _ in offsets], dtype=np.int64)
-    return np.array(token_ids, dtype=np.int32), trained_chars[starts]
+    return Encoded(np.array(token_ids, dtype=np.int32), of_chars[starts])
 
 
-def _refuse_unknown_tokens(rows: Iterable[Int32[np.ndarray, " tokens"]], vocab_size: int) -> None:
-    largest = max((int(token_ids.max(initial=0)) for token_ids in rows), default=0)
+def _encode(row: DatasetRow, tokenizer: Tokenizer, template: ChatTemplate, spec: TrainSpec) -> Iterator[Encoded]:
+    step_weights = spec.step_weights if isinstance(spec, SftSpec) else None
+    for trace in _sides(row.trace(), spec):
+        prompt, reply = conversation(trace, spec.target, template)
+        pieces = split_by_steps(reply, trace, spec.target) if step_weights else (reply,)
+        yield encode_segments((prompt, *pieces), tokenizer, step_weights)
+
+
+def _sides(trace: Trace, spec: TrainSpec) -> tuple[Trace, ...]:
+    """What a row is to be read as: itself, or a chosen and a rejected answer; nothing where the one is missing."""
+    if spec.method not in PREFERENCE_METHODS:
+        return (trace,)
+    rejected = trace.with_rejected_answer()
+    return (trace, rejected) if rejected else ()
+
+
+_Fault = Literal["long", "unpaired", "alike"]
+
+
+def _fault(sides: Sequence[Encoded], max_tokens: int, *, paired: bool) -> _Fault | None:
+    """Why a row cannot be trained on."""
+    if not sides:
+        return "unpaired"
+    if any(len(side.token_ids) > max_tokens for side in sides):
+        return "long"
+    return "alike" if paired and np.array_equal(sides[0].token_ids, sides[1].token_ids) else None
+
+
+def _unknown_step_types(spec: TrainSpec, rows: Sequence[DatasetRow]) -> tuple[str, ...]:
+    weighted = set(spec.step_weights or ()) if isinstance(spec, SftSpec) else set()
+    return tuple(sorted(weighted - {step.type for row in rows for step in row.steps}))
+
+
+def _refuse_unknown_tokens(rows: Sequence[Sequence[Encoded]], vocab_size: int) -> None:
+    largest = max((int(side.token_ids.max(initial=0)) for sides in rows for side in sides), default=0)
     if largest >= vocab_size:
         raise UnusableModel(
             f"the tokenizer writes token {largest}, but the model has embeddings for {vocab_size} tokens: "
@@ -106,18 +182,30 @@ def _refuse_unknown_tokens(rows: Iterable[Int32[np.ndarray, " tokens"]], vocab_s
         )
 
 
-def _nothing_left(rows: Sequence[DatasetRow], lengths: Sequence[int], max_tokens: int) -> UnusableData:
+def _nothing_left(
+    rows: Sequence[DatasetRow],
+    encoded: Sequence[Sequence[Encoded]],
+    faults: Sequence[_Fault | None],
+    max_tokens: int,
+) -> UnusableData:
     if not rows:
         return UnusableData("the split has no rows: add traces to the dataset, or widen its filters", field="dataset")
-    named = ", ".join(
-        f"row {number} ({row.row_id}) has {length}"
-        for number, (row, length) in enumerate(zip(rows, lengths, strict=True), start=1)
-        if number <= ROWS_NAMED_IN_ERRORS
-    )
-    more = f" and {len(rows) - ROWS_NAMED_IN_ERRORS} more" if len(rows) > ROWS_NAMED_IN_ERRORS else ""
+    if "long" not in faults:
+        return UnusableData(
+            f"none of {len(rows)} rows is a pair of different answers ({faults.count('unpaired')} have no rejected "
+            f"answer, {faults.count('alike')} say the same twice): import traces with `rejected`, or train with sft",
+            field="dataset",
+        )
+    long = [
+        (number, row.row_id, max(len(side.token_ids) for side in sides))
+        for number, (row, sides, fault) in enumerate(zip(rows, encoded, faults, strict=True), start=1)
+        if fault == "long"
+    ]
+    named = ", ".join(f"row {number} ({row_id}) has {length}" for number, row_id, length in long[:ROWS_NAMED_IN_ERRORS])
+    more = f" and {len(long) - ROWS_NAMED_IN_ERRORS} more" if len(long) > ROWS_NAMED_IN_ERRORS else ""
     return UnusableData(
-        f"all {len(rows)} rows are longer than {max_tokens} tokens: {named}{more}. Raise max_tokens to at least "
-        f"{min(lengths)} (a model's context is its upper limit), choose a model with a longer context, or "
-        "shorten the traces",
+        f"all {len(long)} rows are longer than {max_tokens} tokens: {named}{more}. Raise max_tokens to at least "
+        f"{min(length for *_, length in long)} (a model's context is its upper limit), choose a model with a longer "
+        "context, or shorten the traces",
         field="max_tokens",
     )

@@ -7,7 +7,7 @@ after the next one has been dispatched, except where something is due that needs
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 
-from tunix_rt_common.specs import SftSpec
+from tunix_rt_common.specs import TrainSpec
 from tunix_rt_modeling.config import ModelConfig
 from tunix_rt_trainer.engine import batches
 from tunix_rt_trainer.engine.examples import EncodedRows
@@ -42,10 +42,14 @@ class TrainingData:
     train: EncodedRows
     validation: EncodedRows | None = None
 
+    def map(self, change: Callable[[EncodedRows], EncodedRows]) -> "TrainingData":
+        """The same splits, changed."""
+        return TrainingData(change(self.train), self.validation and change(self.validation))
+
 
 def train(
     config: ModelConfig,
-    spec: SftSpec,
+    spec: TrainSpec,
     state: TrainState,
     data: TrainingData,
     save: Callable[[StepInfo, TrainState], None],
@@ -60,7 +64,7 @@ def train(
     Raises:
         UnusableData: a loss or a gradient is not finite. Nothing has been saved since it became so.
     """
-    total_steps = batches.total_steps(spec, len(data.train.packs))
+    total_steps = batches.total_steps(spec, data.train.examples)
     finished = int(state.step)
     progress = Progress(spec, data.train, total_steps, last_saved=finished)
     hooks = (_noted(save, spec.checkpoint_every, progress), *hooks)

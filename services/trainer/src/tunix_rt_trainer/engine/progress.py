@@ -2,11 +2,12 @@
 
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from tunix_rt_common.errors import UnusableData
-from tunix_rt_common.specs import SftSpec
-from tunix_rt_trainer.engine.batches import Batch, sequences_of_step
+from tunix_rt_common.specs import TrainSpec
+from tunix_rt_trainer.engine.batches import Batch, examples_of_step
 from tunix_rt_trainer.engine.examples import EncodedRows
 from tunix_rt_trainer.engine.step import StepMetrics
 
@@ -15,8 +16,9 @@ from tunix_rt_trainer.engine.step import StepMetrics
 class StepInfo:
     """One finished step; or, as step 0, the model before training, of which only the validation loss is known.
 
-    Losses are in nats per trained token. `gradient_norm` is before clipping. `tokens` (padding excluded),
-    `trained_tokens` and `tokens_per_s` are of this step alone; `elapsed_s` counts from the start or resumption.
+    Losses are in nats per trained token, or per pair of answers. `gradient_norm` is before clipping. `tokens` (padding
+    excluded), `trained_tokens` and `tokens_per_s` are of this step alone; `elapsed_s` counts from the start or
+    resumption. `measures` are what the method measures beside its loss.
     """
 
     step: int
@@ -30,6 +32,7 @@ class StepInfo:
     tokens_per_s: float | None = None
     eta_s: float | None = None
     validation_loss: float | None = None
+    measures: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -75,7 +78,7 @@ class Dispatched:
 class Progress:
     """Reads dispatched steps and keeps the time. `last_saved` is the step of the newest checkpoint, 0 for none."""
 
-    spec: SftSpec
+    spec: TrainSpec
     rows: EncodedRows
     total_steps: int
     last_saved: int
@@ -100,9 +103,10 @@ class Progress:
             learning_rate=float(dispatched.metrics.learning_rate),
             gradient_norm=gradient_norm,
             tokens=tokens,
-            trained_tokens=int(dispatched.batch.loss_mask.sum()),
+            trained_tokens=int((dispatched.batch.loss_weights > 0).sum()),
             tokens_per_s=tokens / step_s,
             eta_s=self.stopwatch.eta_s(self.total_steps - dispatched.step),
+            measures={name: float(measure) for name, measure in dispatched.metrics.measures.items()},
         )
 
     def untrained(self, validation_loss: float) -> StepInfo:
@@ -111,8 +115,9 @@ class Progress:
         return StepInfo(0, self.total_steps, self.stopwatch.elapsed_s(), validation_loss=validation_loss)
 
     def _diverged(self, step: int, numbers: str) -> UnusableData:
-        chosen = sequences_of_step(self.spec.seed, step - 1, self.spec.batch_size, len(self.rows.packs))
-        row_ids = ", ".join(dict.fromkeys(self.rows.row_ids[row] for pack in chosen for row in self.rows.packs[pack]))
+        rows = self.rows
+        chosen = rows.sequences(examples_of_step(self.spec.seed, step - 1, self.spec.batch_size, rows.examples))
+        row_ids = ", ".join(dict.fromkeys(rows.row_ids[row] for pack in chosen for row in rows.packs[pack]))
         kept = f"the last checkpoint is of step {self.last_saved}" if self.last_saved else "there is no checkpoint yet"
         return UnusableData(
             f"training diverged at step {step} ({numbers}); {kept}. Lower the learning rate, lengthen the warm-up, "

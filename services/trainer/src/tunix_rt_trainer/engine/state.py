@@ -1,16 +1,27 @@
 """Everything that a training step changes, and everything that it needs unchanged."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int, Key, PyTree
 
-from tunix_rt_common.specs import SftSpec
+from tunix_rt_common.specs import TrainSpec
 from tunix_rt_modeling.config import ModelConfig
 from tunix_rt_modeling.lora import init_lora
+from tunix_rt_modeling.nf4 import quantize_kernels
 from tunix_rt_trainer.engine import optim
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["params"], meta_fields=["config"])
+@dataclass(frozen=True)
+class Teacher:
+    """The model that a student learns from."""
+
+    config: ModelConfig
+    params: PyTree[Array]
 
 
 @jax.tree_util.register_dataclass
@@ -18,7 +29,7 @@ from tunix_rt_trainer.engine import optim
 class TrainState:
     """A run between two steps. `step` counts the finished ones.
 
-    `params` are the model's weights: trained when `lora` is None, frozen when it holds adapters.
+    `params` are the model's weights: trained when `lora` is None, frozen when it holds adapters. The teacher is frozen.
     """
 
     step: Int[Array, ""]
@@ -26,14 +37,32 @@ class TrainState:
     lora: PyTree[Array] | None
     optimizer: optax.OptState
     key: Key[Array, ""]
+    teacher: Teacher | None = None
 
 
-def init(config: ModelConfig, spec: SftSpec, params: PyTree[Array]) -> TrainState:
-    """The state before the first step. It takes over `params`: a training step donates their memory."""
+def init(
+    config: ModelConfig,
+    spec: TrainSpec,
+    params: PyTree[Array],
+    *,
+    adapter: PyTree[Array] | None = None,
+    teacher: Teacher | None = None,
+) -> TrainState:
+    """The state before the first step, with a fresh adapter where the spec asks for one and none is given.
+
+    It takes over `params`, `adapter` and `teacher`: a training step donates their memory.
+
+    Raises:
+        UnusableModel: the rank exceeds a dimension of a kernel that is to be adapted.
+    """
     key, lora_key = jax.random.split(jax.random.key(spec.seed))
-    lora = init_lora(config, spec.lora, lora_key) if spec.lora else None
+    lora = adapter
+    if spec.lora:
+        lora = init_lora(config, spec.lora, lora_key) if adapter is None else adapter
+        params = quantize_kernels(params) if spec.lora.base == "nf4" else params
     moments = optim.optimizer(spec.optimizer, total_steps=1).init(params if lora is None else lora)
-    return TrainState(step=jnp.zeros((), jnp.int32), params=params, lora=lora, optimizer=moments, key=key)
+    step = jnp.zeros((), jnp.int32)
+    return TrainState(step=step, params=params, lora=lora, optimizer=moments, key=key, teacher=teacher)
 
 
 def trainable(state: TrainState) -> PyTree[Array]:

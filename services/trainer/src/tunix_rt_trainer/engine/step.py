@@ -1,79 +1,139 @@
 """One optimizer step, and the loss of a batch: the two compiled functions of a run.
 
-Config, spec and length of the run are static: they fix the program, and equal ones share it.
+Config, length of the run, and the part of the spec that fixes the program are static: equal ones share it.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, PyTree
 
-from tunix_rt_common.specs import SftSpec
+from tunix_rt_common.specs import TrainSpec
 from tunix_rt_modeling import lora, transformer
 from tunix_rt_modeling.config import ModelConfig
+from tunix_rt_modeling.divergence import Scorer
 from tunix_rt_trainer.engine import optim
 from tunix_rt_trainer.engine.batches import Batch
-from tunix_rt_trainer.engine.losses import LOSSES
+from tunix_rt_trainer.engine.losses import LOSSES, Totals
 from tunix_rt_trainer.engine.state import TrainState, trainable, with_trained
+
+NOT_COMPILED = frozenset(
+    {
+        "target",
+        "epochs",
+        "max_steps",
+        "batch_size",
+        "accumulation",
+        "max_tokens",
+        "step_weights",
+        "checkpoint_every",
+        "validate_every",
+        "seed",
+    }
+)
+"""What a spec says of data, order and intervals: it reaches the compiled functions as arrays, or not at all."""
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class StepMetrics:
-    """Loss in nats per trained token, before the update; the gradient's global norm before clipping; the rate used."""
+    """Loss in nats per trained token or pair, before the update; the gradient's global norm before clipping; the rate.
+
+    `measures` are means of what the method measures beside its loss.
+    """
 
     loss: Float[Array, ""]
     gradient_norm: Float[Array, ""]
     learning_rate: Float[Array, ""]
+    measures: Mapping[str, Float[Array, ""]]
 
 
-@partial(jax.jit, static_argnames=("config", "spec", "total_steps"), donate_argnames="state")
 def train_step(
-    config: ModelConfig, spec: SftSpec, total_steps: int, state: TrainState, batch: Batch
+    config: ModelConfig, spec: TrainSpec, total_steps: int, state: TrainState, batch: Batch
 ) -> tuple[TrainState, StepMetrics]:
     """Update on a batch of shape "accumulation batch tokens". `state` is donated: go on with the one returned.
 
-    Losses and gradients of the micro-batches are summed and divided once by the number of all trained tokens, so how
-    a batch is split changes nothing but the memory needed.
+    Losses and gradients of the micro-batches are summed and divided once by the count of them all, so how a batch is
+    split changes nothing but the memory needed.
     """
+    stepped: tuple[TrainState, StepMetrics] = _train_step(config, program_of(spec), total_steps, state, batch)
+    return stepped
+
+
+def batch_loss(config: ModelConfig, spec: TrainSpec, state: TrainState, batch: Batch) -> Totals:
+    """Loss sum in nats and count of a batch of shape "batch tokens"."""
+    totals: Totals = _batch_loss(config, program_of(spec), state, batch)
+    return totals
+
+
+def program_of(spec: TrainSpec) -> TrainSpec:
+    """The spec with everything at its default that the compiled functions do not depend on."""
+    fields = type(spec).model_fields
+    return spec.model_copy(update={name: fields[name].default for name in NOT_COMPILED & set(fields)})
+
+
+@partial(jax.jit, static_argnames=("config", "spec", "total_steps"), donate_argnames="state")
+def _train_step(
+    config: ModelConfig, spec: TrainSpec, total_steps: int, state: TrainState, batch: Batch
+) -> tuple[TrainState, StepMetrics]:
     weights = trainable(state)
-    loss_and_gradient = jax.value_and_grad(
-        lambda weights, part: batch_loss(config, spec, with_trained(state, weights), part), has_aux=True
-    )
+
+    def loss_of(weights: PyTree[Array], part: Batch) -> tuple[Float[Array, ""], Totals]:
+        totals = _batch_loss(config, spec, with_trained(state, weights), part)
+        return totals.loss, totals
 
     def accumulate(total: PyTree[Array], part: Batch) -> tuple[PyTree[Array], None]:
-        return jax.tree.map(jnp.add, total, loss_and_gradient(weights, part)), None
+        gradient, totals = jax.grad(loss_of, has_aux=True)(weights, part)
+        return jax.tree.map(jnp.add, total, (totals, gradient)), None
 
-    zeros = ((jnp.zeros(()), jnp.zeros((), jnp.int32)), jax.tree.map(jnp.zeros_like, weights))
-    ((loss_sum, count), gradient_sum), _ = jax.lax.scan(accumulate, zeros, batch)
-    count = jnp.maximum(count, 1)
+    first = jax.tree.map(lambda leaf: leaf[0], batch)
+    shapes = jax.eval_shape(lambda: loss_of(weights, first)[1])
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (shapes, weights))
+    (totals, gradient_sum), _ = jax.lax.scan(accumulate, zeros, batch)
+    count = jnp.where(totals.count > 0, totals.count, 1)
     gradient = jax.tree.map(lambda leaf: leaf / count, gradient_sum)
     updates, moments = optim.optimizer(spec.optimizer, total_steps).update(gradient, state.optimizer, weights)
     metrics = StepMetrics(
-        loss=loss_sum / count,
+        loss=totals.loss / count,
         gradient_norm=optax.tree.norm(gradient),
         learning_rate=optim.learning_rate(spec.optimizer, total_steps)(state.step),
+        measures={name: measure / count for name, measure in totals.measures.items()},
     )
     moved = with_trained(state, optax.apply_updates(weights, updates))
     return replace(moved, step=state.step + 1, optimizer=moments), metrics
 
 
 @partial(jax.jit, static_argnames=("config", "spec"))
-def batch_loss(
-    config: ModelConfig, spec: SftSpec, state: TrainState, batch: Batch
-) -> tuple[Float[Array, ""], Int[Array, ""]]:
-    """Loss sum in nats and number of trained tokens of a batch of shape "batch tokens"."""
-    token_ids, loss_mask, segments = map(jnp.asarray, (batch.token_ids, batch.loss_mask, batch.segments))
+def _batch_loss(config: ModelConfig, spec: TrainSpec, state: TrainState, batch: Batch) -> Totals:
+    lora_scale = lora.scale(spec.lora) if spec.lora else 0.0
+    model = score(config, spec, state.params, batch, adapter=state.lora, lora_scale=lora_scale)
+    teacher = score(state.teacher.config, spec, state.teacher.params, batch) if state.teacher else None
+    return LOSSES[spec.method](spec, model, batch, teacher)
+
+
+def score(
+    config: ModelConfig,
+    spec: TrainSpec,
+    params: PyTree[Array],
+    batch: Batch,
+    *,
+    adapter: PyTree[Array] | None = None,
+    lora_scale: float = 0.0,
+) -> Scorer:
+    """What a model makes of a batch of shape "batch tokens": its states, flat, and the head that scores words."""
+    segments = jnp.asarray(batch.segments)
     hidden = transformer.hidden_states(
         config,
-        state.params,
-        token_ids,
+        params,
+        jnp.asarray(batch.token_ids),
         attention_mask=segments > 0,
-        segments=segments if spec.packing else None,
-        lora=state.lora,
-        lora_scale=lora.scale(spec.lora) if spec.lora else 0.0,
+        segments=segments if spec.packs_rows else None,
+        lora=adapter,
+        lora_scale=lora_scale,
     )
-    return LOSSES[spec.method](config, state.params, hidden, token_ids, loss_mask)
+    head = transformer.head_of(config, params)
+    return Scorer(hidden.reshape(-1, hidden.shape[-1]), head, config.logit_softcap)

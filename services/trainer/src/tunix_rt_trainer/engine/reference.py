@@ -1,0 +1,31 @@
+"""What the model thought of each answer before training: the reference of direct preference optimization.
+
+It never changes, so it is computed once and kept with the rows: no second model stays in memory.
+"""
+
+from dataclasses import replace
+from functools import partial
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float, PyTree
+
+from tunix_rt_common.specs import TrainSpec
+from tunix_rt_modeling.config import ModelConfig
+from tunix_rt_trainer.engine.batches import Batch, numbered_batches
+from tunix_rt_trainer.engine.examples import EncodedRows
+from tunix_rt_trainer.engine.losses import answer_log_probs
+from tunix_rt_trainer.engine.step import program_of, score
+
+
+def with_reference(config: ModelConfig, spec: TrainSpec, params: PyTree[Array], rows: EncodedRows) -> EncodedRows:
+    """The rows with each answer's log-probability in nats under the model alone, without an adapter."""
+    found = np.zeros(len(rows.packs), np.float32)
+    for numbers, batch in numbered_batches(rows, spec.batch_size // spec.accumulation):
+        found[numbers] = _log_probs(config, program_of(spec), params, batch)[: len(numbers)]
+    return replace(rows, reference=found)
+
+
+@partial(jax.jit, static_argnames=("config", "spec"))
+def _log_probs(config: ModelConfig, spec: TrainSpec, params: PyTree[Array], batch: Batch) -> Float[Array, " batch"]:
+    return answer_log_probs(score(config, spec, params, batch), batch)[0]
