@@ -74,7 +74,7 @@ MORE_MODELS = {
     "syntax": (template("{% if %}"), "chat template failed"),
 }
 SPECS = {
-    "rank": ({"train": {**QUICK, "lora": {"rank": 65}}}, "LoRA rank 65 exceeds"),
+    "rank": ({"base_model": "tiny", "train": {**QUICK, "lora": {"rank": 129}}}, "LoRA rank 129 exceeds"),
     "long": ({"dataset": "long", "train": QUICK}, "Raise max_tokens to at least"),
 }
 
@@ -112,7 +112,7 @@ def test_model_that_cannot_be_loaded_fails_the_run_once_and_says_why(filled, bro
 
 @pytest.mark.parametrize(("spec", "told"), SPECS.values(), ids=SPECS)
 def test_request_that_does_not_fit_model_and_data_fails_the_run_once_and_says_why(filled, stories, spec, told):
-    assert told in fails(filled, stories, **spec)
+    assert told in fails(filled, **{"base_model": stories, **spec})
 
 
 @pytest.fixture(scope="module")

@@ -66,7 +66,38 @@ TRAIN = [
     ({"lora": {"targets": []}}, "lora"),
     ({"lora": {"targets": ["q_proj", "q_proj"]}}, "lora"),
     ({"lora": {"targets": ["lm_head"]}}, "lora.targets.0"),
+    ({"lora": {"rslora": 1}}, "lora.rslora"),
+    ({"lora": {"base": "int3"}}, "lora.base"),
+    ({"lora": {"adapter": ""}}, "lora.adapter"),
+    ({"lora": {"adapter": "nobody@1"}}, "lora.adapter"),
+    ({"lora": {"adapter": "nobody"}}, "lora.adapter"),
+    ({"lora": {"adapter": "/etc"}}, "lora.adapter"),
+    ({"lora": {"adapter": "sums@1", "rank": 4}}, "lora"),
     ({"method": "ppo"}, "method"),
+    ({"method": ["sft"]}, "method"),
+    ({"method": None}, "method"),
+    ({"beta": 0.1}, "beta"),
+    ({"step_weights": {"verify": -1}}, "step_weights.verify"),
+    ({"step_weights": {"verify": "2"}}, "step_weights.verify"),
+    ({"step_weights": {"verify": True}}, "step_weights.verify"),
+    ({"step_weights": {"": 1}}, "step_weights..[key]"),
+    ({"step_weights": ["verify"]}, "step_weights"),
+    ({"step_weights": {str(number): 1 for number in range(101)}}, "step_weights"),
+    ({"method": "dpo", "beta": 0}, "beta"),
+    ({"method": "dpo", "label_smoothing": 0.5}, "label_smoothing"),
+    ({"method": "dpo", "packing": True}, "packing"),
+    ({"method": "dpo", "step_weights": {"verify": 2}}, "step_weights"),
+    ({"method": "dpo", "batch_size": 6, "accumulation": 4}, ""),
+    ({"method": "orpo", "ratio_weight": -1}, "ratio_weight"),
+    ({"method": "orpo", "beta": 0.1}, "beta"),
+    ({"method": "distill"}, "teacher"),
+    ({"method": "distill", "teacher": "tiny"}, "teacher"),
+    ({"method": "distill", "teacher": "nobody"}, "teacher"),
+    ({"method": "distill", "teacher": "nobody@champion"}, "teacher"),
+    ({"method": "distill", "teacher": "/etc"}, "teacher"),
+    ({"method": "distill", "teacher": "sums@1", "temperature": 0}, "temperature"),
+    ({"method": "distill", "teacher": "sums@1", "alpha": 1.5}, "alpha"),
+    ({"method": "distill", "teacher": "sums@1", "alpha": 0}, "alpha"),
     ({"engine": "torch"}, "engine"),
     ({"target": "all"}, "target"),
     ({"env": {"LD_PRELOAD": "x.so"}}, "env"),
@@ -216,6 +247,14 @@ def test_run_without_rows_to_train_on_is_refused(api):
     problem = api.post("/api/v1/runs", {"dataset": "exam", "base_model": "tiny"}).problem(422)
     assert problem["errors"][0]["field"] == "dataset"
     assert "train" in problem["detail"]
+
+
+@pytest.mark.parametrize("method", ["dpo", "orpo"])
+def test_preference_method_on_a_dataset_without_pairs_is_refused(sums, method):
+    train = {"method": method, "batch_size": 2}
+    problem = sums.post("/api/v1/runs", {"dataset": "sums", "base_model": "tiny", "train": train}).problem(422)
+    assert problem["errors"][0]["field"] == "dataset"
+    assert f"no preference pairs in its train split, which {method} learns from" in problem["detail"]
 
 
 @pytest.mark.parametrize("evaluate", [{}, {"dataset": "lessons"}, {"split": "validation"}])

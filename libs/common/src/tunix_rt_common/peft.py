@@ -5,7 +5,6 @@ model.layers.0.self_attn.q_proj, with its inputs and outputs.
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -103,10 +102,10 @@ def adapter_shapes(spec: LoraSpec, kernels: Kernels) -> dict[str, tuple[int, ...
     return shapes
 
 
-def check_adapter(path: Path, found: Tensors, spec: LoraSpec, kernels: Kernels) -> None:
-    """Refuse an adapter whose tensors (the header of `path`) are not those that a base of these kernels needs."""
+def check_adapter(found: Tensors, spec: LoraSpec, kernels: Kernels) -> None:
+    """Refuse an adapter whose tensors are not those that a base of these kernels needs."""
     check_rank(spec, kernels)
-    check_shapes(path.name, found, adapter_shapes(spec, kernels))
+    check_shapes(ADAPTER_WEIGHTS, found, adapter_shapes(spec, kernels))
 
 
 def check_rank(spec: LoraSpec, kernels: Kernels) -> None:

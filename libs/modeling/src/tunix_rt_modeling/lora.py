@@ -79,7 +79,7 @@ def read_peft(directory: Path, config: ModelConfig) -> tuple[Params, LoraSpec]:
     spec = read_adapter_config(read_json(directory, ADAPTER_CONFIG))
     path = inside(directory, ADAPTER_WEIGHTS)
     found = check_safetensors(path)
-    check_adapter(path, found, spec, _kernels(config))
+    check_adapter(found, spec, _kernels(config))
     places = dict(_places(config, spec))
     lora = _empty(config, spec)
     for name, tensor in read_float32(path, list(found)):

@@ -1,6 +1,5 @@
 """Pinning: every moving reference of a run is resolved when it is accepted, and nothing downstream asks back."""
 
-import re
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -9,16 +8,14 @@ from sqlalchemy.orm import Session
 
 from tunix_rt_api.datasets.service import built_dataset, read_manifest
 from tunix_rt_api.deps import Services
-from tunix_rt_api.models.service import find_version
-from tunix_rt_api.runs.modeldirs import check_model_directory, is_directory, store_model_directory
+from tunix_rt_api.runs.fits import ADAPTER, BASE, TEACHER
+from tunix_rt_api.runs.modelpins import ModelPin, pin_models, take_directories
 from tunix_rt_common.db.models import DatasetRecord, EvaluationRecord
 from tunix_rt_common.endpoint import check_allowed
-from tunix_rt_common.errors import EngineMissing, InvalidInput, NotFound, UnusableData
+from tunix_rt_common.errors import EngineMissing, UnusableData
 from tunix_rt_common.promotion import current_alias
-from tunix_rt_common.specs import PRESET_NAMES, EvalSpec, RunSpec
+from tunix_rt_common.specs import PREFERENCE_METHODS, RunSpec
 from tunix_rt_common.version import CODE_VERSION
-
-REGISTERED = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}@[a-z0-9][a-z0-9._-]{0,63}")
 
 
 @dataclass(frozen=True)
@@ -29,15 +26,6 @@ class DatasetPin:
     version: int
     manifest_sha256: str
     dataset_sha256: str
-
-
-@dataclass(frozen=True)
-class BaseModelPin:
-    """Where training starts: a preset to be initialised from the seed, or a stored model directory."""
-
-    name: str
-    preset: str | None
-    manifest_sha256: str | None
 
 
 @dataclass(frozen=True)
@@ -56,7 +44,9 @@ class Pins:
 
     dataset: DatasetPin
     eval_dataset: DatasetPin
-    base_model: BaseModelPin
+    base_model: ModelPin
+    teacher: ModelPin | None
+    adapter: ModelPin | None
     baseline: BaselinePin | None
     model_name: str
     code_version: str = CODE_VERSION
@@ -67,22 +57,25 @@ def pin(
 ) -> tuple[DatasetRecord, dict[str, Any]]:
     """The run's dataset row and its pins, as JSON; `InvalidInput` names the field that points to nothing.
 
-    The base model's directory comes first: storing it may take a while, and no database lock is held before the first
-    query. A rehearsal checks the directory and leaves it unstored and unpinned.
+    Directories come first: storing them may take a while, and no database lock is held before the first query. A
+    rehearsal checks them and leaves them unstored and unpinned.
     """
     check_engine(spec.train.engine)
     if spec.evaluate and spec.evaluate.endpoint:
         check_allowed(services.settings.endpoint_urls, spec.evaluate.endpoint.url)
-    base_model = _base_model_directory(services, spec.base_model, rehearsal=rehearsal)
+    taken = take_directories(services, spec, rehearsal=rehearsal)
     dataset = built_dataset(session, spec.dataset, "dataset")
     eval_reference = spec.evaluate.dataset if spec.evaluate else None
     eval_dataset = built_dataset(session, eval_reference, "evaluate.dataset") if eval_reference else dataset
-    _need_rows(services, dataset, eval_dataset, spec.evaluate)
+    _need_rows(services, dataset, eval_dataset, spec)
+    models = pin_models(session, services, spec, taken, rehearsal=rehearsal)
     model_name = spec.model_name or dataset.name
     pins = Pins(
         dataset=_pin_dataset(dataset),
         eval_dataset=_pin_dataset(eval_dataset),
-        base_model=base_model or _pin_registered(session, spec.base_model),
+        base_model=models[BASE],
+        teacher=models.get(TEACHER),
+        adapter=models.get(ADAPTER),
         baseline=_pin_baseline(session, model_name, spec.alias),
         model_name=model_name,
     )
@@ -95,14 +88,19 @@ def check_engine(engine: str) -> None:
         raise EngineMissing("engine 'tunix' is not installed: run `pip install google-tunix`, or ask for engine 'jax'")
 
 
-def _need_rows(
-    services: Services, dataset: DatasetRecord, eval_dataset: DatasetRecord, evaluate: EvalSpec | None
-) -> None:
+def _need_rows(services: Services, dataset: DatasetRecord, eval_dataset: DatasetRecord, spec: RunSpec) -> None:
     """Refuse a run that could not begin, and one that nobody could judge once it is trained."""
-    if not read_manifest(services.store, dataset).splits["train"].rows:
+    train, evaluate = read_manifest(services.store, dataset).splits["train"], spec.evaluate
+    if not train.rows:
         raise UnusableData(
             f"{dataset.name}@{dataset.version} has no rows in its train split: build it with smaller "
             "validation and test fractions",
+            field="dataset",
+        )
+    if spec.train.method in PREFERENCE_METHODS and not train.pairs:
+        raise UnusableData(
+            f"{dataset.name}@{dataset.version} has no preference pairs in its train split, which {spec.train.method} "
+            "learns from: import traces with `rejected` and build it again, or train with sft",
             field="dataset",
         )
     if evaluate and not read_manifest(services.store, eval_dataset).splits[evaluate.split].rows:
@@ -116,33 +114,6 @@ def _need_rows(
 def _pin_dataset(dataset: DatasetRecord) -> DatasetPin:
     assert dataset.manifest_sha256 and dataset.dataset_sha256  # noqa: S101, PT018
     return DatasetPin(dataset.name, dataset.version, dataset.manifest_sha256, dataset.dataset_sha256)
-
-
-def _base_model_directory(services: Services, reference: str, *, rehearsal: bool) -> BaseModelPin | None:
-    """The pin of a preset or of a directory; None for a registered model."""
-    if reference in PRESET_NAMES:
-        return BaseModelPin(reference, reference, None)
-    if REGISTERED.fullmatch(reference):
-        return None
-    if "/" not in reference and not is_directory(reference):
-        presets = ", ".join(PRESET_NAMES)
-        raise InvalidInput(
-            f"unknown base model {reference[:200]!r}: name a preset ({presets}), a registered NAME@ALIAS, or a "
-            "directory",
-            field="base_model",
-        )
-    paths = check_model_directory(services.settings.model_roots, reference)
-    manifest_sha256 = None if rehearsal else store_model_directory(services.store, paths)
-    return BaseModelPin(paths[0].parent.name, None, manifest_sha256)
-
-
-def _pin_registered(session: Session, reference: str) -> BaseModelPin:
-    name, _, which = reference.partition("@")
-    try:
-        version = find_version(session, name, which)
-    except NotFound as error:
-        raise InvalidInput(str(error), field="base_model") from None
-    return BaseModelPin(f"{version.name}@{version.version}", None, version.manifest_sha256)
 
 
 def _pin_baseline(session: Session, model_name: str, alias: str) -> BaselinePin | None:
