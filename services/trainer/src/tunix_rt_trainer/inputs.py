@@ -23,6 +23,7 @@ from tunix_rt_modeling.lora import read_peft
 from tunix_rt_modeling.tokenizer import TOKENIZER_FILE, byte_tokenizer
 from tunix_rt_modeling.transformer import init_params
 from tunix_rt_trainer.engine.checkpoints import Inputs, spec_sha256
+from tunix_rt_trainer.engine.device import on_device
 from tunix_rt_trainer.engine.state import Teacher
 
 
@@ -51,7 +52,7 @@ def load_inputs(store: ArtifactStore, spec: RunSpec, pins: dict[str, Any], scrat
     model = _base_model(store, pins["base_model"], spec.train.seed, scratch)
     tokenizer = model.tokenizer
     template = ChatTemplate.of(tokenizer.chat_template, tokenizer.bos_token, tokenizer.eos_token)
-    teacher = _teacher(store, pins.get("teacher"), model, scratch)
+    teacher = _teacher(store, spec.train, pins.get("teacher"), model, scratch)
     train, adapter = _adapted(store, spec.train, pins.get("adapter"), model, scratch)
     return RunInputs(
         spec=train,
@@ -96,7 +97,9 @@ def _base_model(store: ArtifactStore, pin: dict[str, Any], seed: int, scratch: P
     return huggingface.load(_fetched(store, pin, scratch / "base-model"))
 
 
-def _teacher(store: ArtifactStore, pin: dict[str, Any] | None, model: LoadedModel, scratch: Path) -> Teacher | None:
+def _teacher(
+    store: ArtifactStore, spec: TrainSpec, pin: dict[str, Any] | None, model: LoadedModel, scratch: Path
+) -> Teacher | None:
     """The model to learn from, where there is one.
 
     Raises:
@@ -109,7 +112,7 @@ def _teacher(store: ArtifactStore, pin: dict[str, Any] | None, model: LoadedMode
         read_vocabulary(one.config.vocab_size, one.tokenizer.files()[TOKENIZER_FILE]) for one in (model, teacher)
     )
     check_same_vocabulary(ours, theirs, teacher_name=pin["name"])
-    return Teacher(teacher.config, teacher.params)
+    return Teacher(on_device(teacher.config, spec), teacher.params)
 
 
 def _adapted(
