@@ -77,6 +77,13 @@ def test_version_without_an_adapter_is_none_to_go_on_from(school, stories):
     assert "student@3 has no adapter" in problem["detail"]
 
 
+def test_rank_above_the_width_of_a_registered_model_is_refused_at_the_door(school):
+    spec = {"dataset": "pairs", "base_model": "student@1", "train": {"lora": {"rank": 40}}}
+    problem = school.post("/api/v1/runs", spec).problem(422)
+    assert problem["errors"][0]["field"] == "train.lora.rank"
+    assert "LoRA rank 40 exceeds k_proj, which is 64 x 32" in problem["detail"]
+
+
 def test_registered_teacher_with_other_words_is_refused_by_a_run_from_a_preset(school):
     train = QUICK | {"method": "distill", "teacher": "student@1"}
     run = school.wait(school.start("pairs", "tiny", evaluate=None, train=train))

@@ -16,13 +16,14 @@ from typing import Any
 import jax
 
 from tunix_rt_common import telemetry
-from tunix_rt_common.child import Child, run_child
+from tunix_rt_common.child import Child, ToldToLeave, run_child
 from tunix_rt_common.db.models import MetricRecord, RunRecord
 from tunix_rt_common.errors import UnusableData
 from tunix_rt_common.peft import ADAPTER_FOLDER
 from tunix_rt_common.specs import DpoSpec, RunSpec
 from tunix_rt_common.storage.bundle import put_folder
 from tunix_rt_modeling import huggingface, lora
+from tunix_rt_modeling.config import ModelConfig
 from tunix_rt_modeling.transformer import parameter_count
 from tunix_rt_trainer.beside import BesideTraining
 from tunix_rt_trainer.engine import checkpoints, loop, state
@@ -79,8 +80,7 @@ def _train(child: Child, inputs: RunInputs, data: TrainingData, scratch: Path) -
     saver, handover = CheckpointSaver(child, scratch, spec.seed, inputs.digests), Handover(child, publisher)
     started = state.init(config, spec, inputs.model.params, adapter=inputs.adapter, teacher=inputs.teacher)
     if isinstance(spec, DpoSpec):
-        with telemetry.span("reference"):
-            data = data.map(partial(with_reference, config, spec, started.params))
+        data = _with_reference(child, config, spec, started, data)
     with telemetry.span("restore"):
         current = publisher.restore(started) or started
 
@@ -107,6 +107,18 @@ def _train(child: Child, inputs: RunInputs, data: TrainingData, scratch: Path) -
     beside.start(handover.drain)
     beside.finish()
     return finished, _measured(child, last)
+
+
+def _with_reference(
+    child: Child, config: ModelConfig, spec: DpoSpec, started: TrainState, data: TrainingData
+) -> TrainingData:
+    def between() -> None:
+        child.waits()
+        if child.leaving.is_set():
+            raise ToldToLeave
+
+    with telemetry.span("reference"):
+        return data.map(lambda rows: with_reference(config, spec, started.params, rows, between))
 
 
 def _follow(

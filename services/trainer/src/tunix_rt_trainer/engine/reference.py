@@ -3,6 +3,7 @@
 It never changes, so it is computed once and kept with the rows: no second model stays in memory.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -18,11 +19,21 @@ from tunix_rt_trainer.engine.losses import answer_log_probs
 from tunix_rt_trainer.engine.step import program_of, score
 
 
-def with_reference(config: ModelConfig, spec: TrainSpec, params: PyTree[Array], rows: EncodedRows) -> EncodedRows:
-    """The rows with each answer's log-probability in nats under the model alone, without an adapter."""
+def with_reference(
+    config: ModelConfig,
+    spec: TrainSpec,
+    params: PyTree[Array],
+    rows: EncodedRows,
+    between: Callable[[], None] = lambda: None,
+) -> EncodedRows:
+    """The rows with each answer's log-probability in nats under the model alone, without an adapter.
+
+    `between` is called after every batch; what it raises ends the work.
+    """
     found = np.zeros(len(rows.packs), np.float32)
     for numbers, batch in numbered_batches(rows, spec.batch_size // spec.accumulation):
         found[numbers] = _log_probs(config, program_of(spec), params, batch)[: len(numbers)]
+        between()
     return replace(rows, reference=found)
 
 
