@@ -1,3 +1,4 @@
+import threading
 from dataclasses import replace
 
 import jax
@@ -78,6 +79,7 @@ def test_hook_ends_the_run_by_raising(small):
     data, hook = TrainingData(small.make_rows(10)), Hook(cancel, every=3)
     with pytest.raises(Cancelled, match="after step 3 with the state of step 3"):
         small.finish(small.SPEC, small.fresh_state(small.SPEC), data, hooks=[hook])
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("prefetch")]
 
 
 def test_hook_with_a_condition_runs_at_the_first_step_that_finds_it_true(small):

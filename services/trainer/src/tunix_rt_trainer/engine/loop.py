@@ -5,6 +5,7 @@ after the next one has been dispatched, except where something is due that needs
 """
 
 from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 
 from tunix_rt_common.specs import TrainSpec
@@ -72,22 +73,23 @@ def train(
         yield progress.untrained(validation_loss(config, spec, state, data.validation))
     running: Dispatched | None = None
     steps = range(finished + 1, total_steps + 1)
-    made = prefetched(lambda step: batches.training_batch(data.train, spec, step - 1), steps)
-    for step, batch in zip(steps, made, strict=True):
-        state, metrics = train_step(config, spec, total_steps, state, batch)
-        if running:
-            yield progress.read(running)
-        running = Dispatched(step, batch, metrics)
-        due = [hook for hook in hooks if hook.is_due(step, total_steps)]
-        held_out = data.validation if _is_due(spec.validate_every, step, total_steps) else None
-        if due or held_out:
-            info, running = progress.read(running), None
-            if held_out:
-                info = replace(info, validation_loss=validation_loss(config, spec, state, held_out))
-            for hook in due:
-                hook.run(info, state)
-            yield info
-            progress.stopwatch.skip_pause()
+    ahead = prefetched(lambda step: batches.training_batch(data.train, spec, step - 1), steps)
+    with closing(ahead) as made:
+        for step, batch in zip(steps, made, strict=True):
+            state, metrics = train_step(config, spec, total_steps, state, batch)
+            if running:
+                yield progress.read(running)
+            running = Dispatched(step, batch, metrics)
+            due = [hook for hook in hooks if hook.is_due(step, total_steps)]
+            held_out = data.validation if _is_due(spec.validate_every, step, total_steps) else None
+            if due or held_out:
+                info, running = progress.read(running), None
+                if held_out:
+                    info = replace(info, validation_loss=validation_loss(config, spec, state, held_out))
+                for hook in due:
+                    hook.run(info, state)
+                yield info
+                progress.stopwatch.skip_pause()
     return state
 
 

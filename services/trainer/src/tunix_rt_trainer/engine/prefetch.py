@@ -1,7 +1,7 @@
 """Making the next items on a thread of its own, so that the device does not wait for the host."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
@@ -12,7 +12,7 @@ Item = TypeVar("Item")
 AHEAD = 2
 
 
-def prefetched(make: Callable[[Key], Item], keys: Iterable[Key], ahead: int = AHEAD) -> Iterator[Item]:
+def prefetched(make: Callable[[Key], Item], keys: Iterable[Key], ahead: int = AHEAD) -> Generator[Item, None, None]:
     """Yield `make(key)` for each key, in order, while up to `ahead` further ones are being made.
 
     What `make` raises is raised where its item would come. A consumer that stops early waits for one item at most.
