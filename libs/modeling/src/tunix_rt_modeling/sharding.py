@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jax.tree_util import DictKey
@@ -126,7 +127,7 @@ def place(mesh: Mesh, config: ModelConfig, tree: PyTree[Array]) -> PyTree[Array]
     """Put weights, adapters, or an optimizer's moments of them, where the rules say; as they are on one device."""
     if mesh.size == 1:
         return tree
-    return jax.tree.map(jax.device_put, tree, shardings(mesh, config, tree))
+    return jax.tree.map(_put, tree, shardings(mesh, config, tree))
 
 
 def shardings(mesh: Mesh, config: ModelConfig, tree: PyTree[Any]) -> PyTree[NamedSharding]:
@@ -144,6 +145,15 @@ def place_batch(mesh: Mesh, tree: PyTree[np.ndarray], batch_axis: int) -> PyTree
         return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
     return jax.tree.map(put, tree)
+
+
+def _put(leaf: Array, sharding: NamedSharding) -> Array:
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        data = jax.device_put(jax.random.key_data(leaf), sharding)
+        key: Array = jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+        return key
+    placed: Array = jax.device_put(leaf, sharding)
+    return placed
 
 
 def _place(mesh_shape: Mapping[str, int], config: ModelConfig, path: tuple[Any, ...], leaf: Any) -> PartitionSpec:

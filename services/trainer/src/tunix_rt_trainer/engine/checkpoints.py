@@ -68,9 +68,13 @@ def _on_host(leaf: jax.Array) -> jax.Array:
 
 
 def save(state: TrainState, directory: Path, *, seed: int, inputs: Inputs) -> CheckpointMetadata:
-    """Write `state` to `directory`, which must not exist yet; returns when every byte is on the disk."""
-    directory = directory.absolute()
-    directory.mkdir(parents=True)
+    """Write `state` to `directory`, which must not exist yet; returns when every byte is on the disk.
+
+    Several processes of one run call this together, for a directory that they share; the first of them completes it.
+    """
+    directory, is_first = directory.absolute(), jax.process_index() == 0
+    if is_first:
+        directory.mkdir(parents=True)
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(directory / STATE_FOLDER, _stored(state))
     metadata = CheckpointMetadata(
@@ -81,13 +85,14 @@ def save(state: TrainState, directory: Path, *, seed: int, inputs: Inputs) -> Ch
         device_kind=jax.devices()[0].device_kind,
         xla_flags=os.environ.get("XLA_FLAGS", ""),
     )
-    (directory / METADATA_FILE).write_text(metadata.model_dump_json(indent=2) + "\n")
-    _sync_tree(directory)
+    if is_first:
+        (directory / METADATA_FILE).write_text(metadata.model_dump_json(indent=2) + "\n")
+        _sync_tree(directory)
     return metadata
 
 
 def load(directory: Path, like: TrainState, *, inputs: Inputs) -> TrainState:
-    """Restore the state that `save` wrote, bit for bit, onto the default device.
+    """Restore the state that `save` wrote, bit for bit, to where `like` lies: on any mesh, not only that of `save`.
 
     `like` has the structure and shapes of the state (real arrays or `jax.eval_shape` of them); in a LoRA run its
     `params` are the real frozen weights, and they become those of the result, as a teacher does in any run.
@@ -99,8 +104,12 @@ def load(directory: Path, like: TrainState, *, inputs: Inputs) -> TrainState:
     _refuse_other_inputs(metadata.inputs, inputs)
     _refuse_incompatible_libraries(metadata.versions)
     with ocp.StandardCheckpointer() as checkpointer:
-        stored = checkpointer.restore(directory.absolute() / STATE_FOLDER, jax.eval_shape(lambda: _stored(like)))
+        stored = checkpointer.restore(directory.absolute() / STATE_FOLDER, jax.tree.map(_abstract, _stored(like)))
     return TrainState(**{"params": like.params, "lora": None, "teacher": like.teacher} | stored)
+
+
+def _abstract(leaf: Any) -> Any:
+    return jax.eval_shape(lambda: leaf).update(sharding=getattr(leaf, "sharding", None))
 
 
 def read_metadata(directory: Path) -> CheckpointMetadata:

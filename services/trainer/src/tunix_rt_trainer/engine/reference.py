@@ -12,8 +12,10 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from tunix_rt_common.specs import TrainSpec
+from tunix_rt_modeling import sharding
 from tunix_rt_modeling.config import ModelConfig
 from tunix_rt_trainer.engine.batches import Batch, numbered_batches
+from tunix_rt_trainer.engine.device import mesh_of
 from tunix_rt_trainer.engine.examples import EncodedRows
 from tunix_rt_trainer.engine.losses import answer_log_probs
 from tunix_rt_trainer.engine.step import program_of, score
@@ -31,8 +33,11 @@ def with_reference(
     `between` is called after every batch; what it raises ends the work.
     """
     found = np.zeros(len(rows.packs), np.float32)
+    mesh = mesh_of(spec)
     for numbers, batch in numbered_batches(rows, spec.batch_size // spec.accumulation):
-        found[numbers] = _log_probs(config, program_of(spec), params, batch)[: len(numbers)]
+        with sharding.use(mesh):
+            placed = sharding.place_batch(mesh, batch, batch_axis=0)
+            found[numbers] = _log_probs(config, program_of(spec), params, placed)[: len(numbers)]
         between()
     return replace(rows, reference=found)
 

@@ -9,10 +9,12 @@ import optax
 from jaxtyping import Array, Int, Key, PyTree
 
 from tunix_rt_common.specs import TrainSpec
+from tunix_rt_modeling import sharding
 from tunix_rt_modeling.config import ModelConfig
 from tunix_rt_modeling.lora import init_lora
 from tunix_rt_modeling.nf4 import quantize_kernels
 from tunix_rt_trainer.engine import optim
+from tunix_rt_trainer.engine.device import mesh_of
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["params"], meta_fields=["config"])
@@ -48,20 +50,25 @@ def init(
     adapter: PyTree[Array] | None = None,
     teacher: Teacher | None = None,
 ) -> TrainState:
-    """The state before the first step, with a fresh adapter where the spec asks for one and none is given.
+    """The state before the first step, on the spec's mesh, with a fresh adapter where one is due and none is given.
 
     It takes over `params`, `adapter` and `teacher`: a training step donates their memory.
 
     Raises:
         UnusableModel: the rank exceeds a dimension of a kernel that is to be adapted.
+        InvalidInput: the mesh does not fit the devices or the batch.
     """
+    mesh = mesh_of(spec)
     key, lora_key = jax.random.split(jax.random.key(spec.seed))
     lora = adapter
     if spec.lora:
         lora = init_lora(config, spec.lora, lora_key) if adapter is None else adapter
         params = quantize_kernels(params) if spec.lora.base == "nf4" else params
+    params, lora = sharding.place(mesh, config, (params, lora))
     moments = optim.optimizer(spec.optimizer, total_steps=1).init(params if lora is None else lora)
-    step = jnp.zeros((), jnp.int32)
+    if teacher:
+        teacher = replace(teacher, params=sharding.place(mesh, teacher.config, teacher.params))
+    step, moments, key = sharding.place(mesh, config, (jnp.zeros((), jnp.int32), moments, key))
     return TrainState(step=step, params=params, lora=lora, optimizer=moments, key=key, teacher=teacher)
 
 

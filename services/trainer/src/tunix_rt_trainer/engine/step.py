@@ -13,11 +13,12 @@ import optax
 from jaxtyping import Array, Float, PyTree
 
 from tunix_rt_common.specs import TrainSpec
-from tunix_rt_modeling import lora, transformer
+from tunix_rt_modeling import lora, sharding, transformer
 from tunix_rt_modeling.config import ModelConfig
 from tunix_rt_modeling.divergence import Scorer
 from tunix_rt_trainer.engine import optim
 from tunix_rt_trainer.engine.batches import Batch
+from tunix_rt_trainer.engine.device import mesh_of
 from tunix_rt_trainer.engine.losses import LOSSES, Totals
 from tunix_rt_trainer.engine.state import TrainState, trainable, with_trained
 
@@ -60,13 +61,19 @@ def train_step(
     Losses and gradients of the micro-batches are summed and divided once by the count of them all, so how a batch is
     split changes nothing but the memory needed.
     """
-    stepped: tuple[TrainState, StepMetrics] = _train_step(config, program_of(spec), total_steps, state, batch)
+    mesh = mesh_of(spec)
+    with sharding.use(mesh):
+        placed = sharding.place_batch(mesh, batch, batch_axis=1)
+        stepped: tuple[TrainState, StepMetrics] = _train_step(config, program_of(spec), total_steps, state, placed)
     return stepped
 
 
 def batch_loss(config: ModelConfig, spec: TrainSpec, state: TrainState, batch: Batch) -> Totals:
     """Loss sum in nats and count of a batch of shape "batch tokens"."""
-    totals: Totals = _batch_loss(config, program_of(spec), state, batch)
+    mesh = mesh_of(spec)
+    with sharding.use(mesh):
+        placed = sharding.place_batch(mesh, batch, batch_axis=0)
+        totals: Totals = _batch_loss(config, program_of(spec), state, placed)
     return totals
 
 
@@ -95,7 +102,7 @@ def _train_step(
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (shapes, weights))
     (totals, gradient_sum), _ = jax.lax.scan(accumulate, zeros, batch)
     count = jnp.where(totals.count > 0, totals.count, 1)
-    gradient = jax.tree.map(lambda leaf: leaf / count, gradient_sum)
+    gradient = sharding.constrain_tree(config, jax.tree.map(lambda leaf: leaf / count, gradient_sum))
     updates, moments = optim.optimizer(spec.optimizer, total_steps).update(gradient, state.optimizer, weights)
     metrics = StepMetrics(
         loss=totals.loss / count,
@@ -103,8 +110,8 @@ def _train_step(
         learning_rate=optim.learning_rate(spec.optimizer, total_steps)(state.step),
         measures={name: measure / count for name, measure in totals.measures.items()},
     )
-    moved = with_trained(state, optax.apply_updates(weights, updates))
-    return replace(moved, step=state.step + 1, optimizer=moments), metrics
+    weights, moments = sharding.constrain_tree(config, (optax.apply_updates(weights, updates), moments))
+    return replace(with_trained(state, weights), step=state.step + 1, optimizer=moments), metrics
 
 
 @partial(jax.jit, static_argnames=("config", "spec"))
