@@ -74,7 +74,7 @@ def packed_batch() -> Batch:
     shape = (1, ROWS, TOKENS)
     token_ids = np.random.default_rng(0).integers(0, CONFIG.vocab_size, shape).astype(np.int32)
     segments = np.broadcast_to(1 + np.arange(TOKENS, dtype=np.int32) * SEGMENTS // TOKENS, shape)
-    return Batch(token_ids, np.ones(shape, bool), np.ascontiguousarray(segments))
+    return Batch(token_ids, np.ones(shape, np.float32), np.ascontiguousarray(segments))
 
 
 def product_tflops() -> float:

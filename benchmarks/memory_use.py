@@ -16,7 +16,7 @@ from tunix_rt_modeling import transformer
 from tunix_rt_modeling.config import ModelConfig, Rope
 from tunix_rt_trainer.engine import state
 from tunix_rt_trainer.engine.batches import Batch
-from tunix_rt_trainer.engine.step import train_step
+from tunix_rt_trainer.engine.step import compiled_step as compile_step
 
 ROWS, TOKENS = 8, 2_048
 SMALL, LARGE = 8_192, 262_144
@@ -64,9 +64,9 @@ def compiled_step(config: ModelConfig, tokens: int = TOKENS) -> Compiled:
     params = jax.eval_shape(lambda: transformer.init_params(config, jax.random.key(0)))
     started = jax.eval_shape(lambda params: state.init(config, spec, params), params)
     shape = (1, ROWS, tokens)
-    batch = Batch(np.zeros(shape, np.int32), np.zeros(shape, bool), np.ones(shape, np.int32))
+    batch = Batch(np.zeros(shape, np.int32), np.ones(shape, np.float32), np.ones(shape, np.int32))
     began_s = time.perf_counter()
-    step = train_step.lower(config, spec, 100, started, batch).compile()
+    step = compile_step(config, spec, 100, started, batch)
     return Compiled(step.memory_analysis().temp_size_in_bytes, time.perf_counter() - began_s)
 
 

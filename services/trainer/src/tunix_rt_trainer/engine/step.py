@@ -68,6 +68,14 @@ def train_step(
     return stepped
 
 
+def compiled_step(
+    config: ModelConfig, spec: TrainSpec, total_steps: int, state: TrainState, batch: Batch
+) -> jax.stages.Compiled:
+    """The step for arrays of these shapes, compiled; `train_step` on such arrays then compiles nothing more."""
+    compiled: jax.stages.Compiled = _train_step.lower(config, program_of(spec), total_steps, state, batch).compile()
+    return compiled
+
+
 def batch_loss(config: ModelConfig, spec: TrainSpec, state: TrainState, batch: Batch) -> Totals:
     """Loss sum in nats and count of a batch of shape "batch tokens"."""
     mesh = mesh_of(spec)
