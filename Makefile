@@ -9,7 +9,7 @@ RUN := $(UV) run --frozen
 PACKAGES := common:tunix-rt-common modeling:tunix-rt-modeling client:tunix-rt api:tunix-rt-api \
             trainer:tunix-rt-trainer evaluator:tunix-rt-evaluator registry:tunix-rt-registry
 ALONE := env -u UV_PROJECT_ENVIRONMENT $(UV) run --frozen --isolated --exact --no-default-groups \
-         --with coverage --with pytest --with pytest-timeout --with hypothesis
+         --with coverage --with pytest --with pytest-timeout --with pytest-xdist --with hypothesis
 PYTEST := coverage run -m pytest -q -m "not long"
 SIDE_BY_SIDE := -n auto --maxprocesses 4
 
@@ -62,7 +62,7 @@ test-alone: .venv/synced ## Each package's unit tests with that package synced a
 	@set -e; for pair in $(PACKAGES); do \
 	  echo "== $${pair#*:} alone"; \
 	  extra=$$([ "$${pair%%:*}" = common ] && echo "--extra server" || true); \
-	  $(ALONE) --package "$${pair#*:}" $$extra $(PYTEST) "tests/unit/$${pair%%:*}"; \
+	  $(ALONE) --package "$${pair#*:}" $$extra $(PYTEST) "tests/unit/$${pair%%:*}" $(SIDE_BY_SIDE) --dist loadfile; \
 	done
 
 test-together: servers ## Tests that need more than one package

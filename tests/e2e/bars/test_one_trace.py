@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tests.e2e.bars.cluster import SERVICES, Cluster
 from tests.e2e.bars.server import build_sums, child_pids, small_run
-from tests.e2e.bars.test_survival import wait_for_end, wait_for_step
+from tests.e2e.bars.test_survival import wait_for_end
 from tests.servers.otlp import OtlpReceiver, ReceivedSpan
 from tests.servers.ready import wait_until
 
@@ -53,8 +53,8 @@ def kill_child(cluster: Cluster) -> None:
 def test_a_run_is_one_trace_over_all_services_also_after_a_retry(collector: OtlpReceiver, cluster: Cluster):
     with cluster.client() as client:
         build_sums(client)
-        run_id = client.runs.create(small_run(60, checkpoint_every=20)).run_id
-        wait_for_step(client, run_id, 25)
+        run_id = client.runs.create(small_run(120, checkpoint_every=40)).run_id
+        wait_until(lambda: named(collector.spans(), "checkpoint"), "the first checkpoint's span")
         kill_child(cluster)
         assert wait_for_end(client, run_id).state == "succeeded"
         spans = spans_of(collector, run_id)
@@ -74,7 +74,7 @@ def check_trace(spans: list[ReceivedSpan]) -> None:
     assert {span.name for span in spans} >= {*TRAINED, *EVALUATED, *PASSED_ON}
     assert first.parent_span_id == second.parent_span_id == root.span_id
     assert second.links == (first.span_id,)
-    assert {span.attributes["tunix_rt.step"] for span in named(spans, "checkpoint")} >= {"20", "40", "60"}
+    assert {span.attributes["tunix_rt.step"] for span in named(spans, "checkpoint")} >= {"40", "80", "120"}
     lost = [span.name for span in spans if span.parent_span_id and span.parent_span_id not in ids]
     assert set(lost) <= {"checkpoint"}, "only what was open in the killed process is lost"
 

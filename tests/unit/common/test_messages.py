@@ -6,10 +6,9 @@ from typing import get_args
 import pytest
 from pydantic import ValidationError
 
-from tunix_rt_common.ids import new_id
 from tunix_rt_common.messages import MESSAGES, JobKind, QueueName, decode
 
-JOB_ID = str(new_id())
+JOB_ID = "019a0000-0000-7000-8000-000000000001"
 
 
 @pytest.mark.parametrize("kind", get_args(JobKind))
