@@ -7,7 +7,7 @@ import signal
 
 import pytest
 from tests.faults.suite.crashing import POINTS, Point
-from tests.faults.suite.scene import Run, Scene, in_long_form
+from tests.faults.suite.scene import LONG, Run, Scene, in_long_form
 
 STEPS = 18
 CLAIMED = "worker: job claimed, no child yet"
@@ -62,7 +62,7 @@ def test_crash_alone_at(scene, point):
 @pytest.mark.fault("F5-F8")
 def test_crash_of_the_api_that_has_not_committed_a_cancel(scene):
     scene.cluster.arm(CANCELLED)
-    run = scene.start(STEPS * 20)
+    run = scene.start(LONG * 4)
     run.state = "cancelled"
     scene.wait_until_running(run)
     cancel_until_heard(scene, run)
@@ -81,7 +81,7 @@ def cancel_until_heard(scene: Scene, run: Run) -> None:
 @pytest.mark.fault("F5-F8")
 def test_crash_of_a_worker_that_is_told_to_leave_and_has_not_written_it(scene):
     scene.cluster.arm(PREEMPTED)
-    run = scene.start(STEPS * 4)
+    run = scene.start(LONG * 4)
     scene.wait_until_running(run)
     for trainer in scene.cluster.trainers:
         trainer.stop()
