@@ -280,6 +280,19 @@ def test_more_rows_than_fit_into_one_transaction_are_all_deleted(history, monkey
     assert history.machine.all(EventRecord) == history.machine.all(SpanRecord) == []
 
 
+@pytest.mark.parametrize("days", [29, 31])
+def test_plan_is_forgotten_with_its_story_once_it_is_old(history, days):
+    machine = history.machine
+    kept, gone = (machine.submit("plan", payload={"pins": {"manifest_sha256": None}}) for _ in range(2))
+    machine.end(machine.claim(gone), Ending(JobState.SUCCEEDED, "plan done", result={"device": "cpu"}))
+    with machine.writing() as session:
+        session.get_one(JobRecord, gone).finished_at = utc_now() - timedelta(days=days)
+    left = {kept} if days > 30 else {kept, gone}
+    assert collect(history.world).plans == 2 - len(left)
+    assert {job.id for job in machine.all(JobRecord)} == left
+    assert {event.job_id for event in machine.all(EventRecord)} == left
+
+
 def test_doorbells_and_repeatable_answers_are_forgotten_after_a_day(history):
     yesterday, before = utc_now() - timedelta(hours=23), utc_now() - timedelta(hours=25)
     for _ in range(3):

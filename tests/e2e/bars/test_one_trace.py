@@ -15,7 +15,7 @@ from tests.servers.ready import wait_until
 from tunix_rt.types import RunTrace
 
 PASSED_ON = ("publish train", "wait train", "publish evaluate", "wait evaluate", "publish register", "register")
-TRAINED = ("start", "data", "restore", "compile", "steps", "checkpoint", "export")
+TRAINED = ("start", "data", "preflight", "weights", "restore", "compile", "steps", "checkpoint", "export")
 EVALUATED = ("load model", "generate", "judge", "gate")
 
 

@@ -72,7 +72,7 @@ def make_rows(count: int, *, seed: int = 0, shortest: int = 6, longest: int = 30
         for n, start in zip(lengths, random.integers(0, 50, count), strict=True)
     )
     weights = tuple((np.arange(n) >= 3).astype(np.float32) for n in lengths)
-    report = EncodingReport(count, count, (), int(lengths.sum()), int((lengths - 3).sum()), 1.0)
+    report = EncodingReport(count, count, (), int(lengths.sum()), int((lengths - 3).sum()), 1.0, int(lengths.max()))
     return EncodedRows(tuple(f"row-{number}" for number in range(count)), token_ids, weights, report, one_each(count))
 
 

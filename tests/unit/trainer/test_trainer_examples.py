@@ -3,7 +3,7 @@ import pytest
 
 from tunix_rt_common.chat import DEFAULT_TEMPLATE, ChatTemplate, Segment, conversation
 from tunix_rt_common.datasets import row_from_trace
-from tunix_rt_common.errors import UnusableData, UnusableModel
+from tunix_rt_common.errors import InvalidInput, UnusableData, UnusableModel
 from tunix_rt_common.specs import DpoSpec, SftSpec
 from tunix_rt_common.traces import Answer, Step, Trace
 from tunix_rt_modeling.config import PRESETS
@@ -72,11 +72,16 @@ def test_packing_puts_short_rows_together_and_says_how_full_it_gets():
     assert packed.report.fill == 3 * alone.report.fill == alone.report.tokens / 512
 
 
-def test_context_of_the_model_bounds_max_tokens():
+def test_row_beyond_the_positions_of_the_model_is_refused_unless_max_tokens_drops_it():
     short = TINY.model_copy(update={"max_positions": 100})
     rows = [row(), row(thought="x" * 100)]
-    assert encode(rows, max_tokens=512).report.dropped_long == ()
-    assert encode(rows, config=short, max_tokens=512).report.dropped_long == (2,)
+    longest = encode(rows, max_tokens=512).report.longest
+    with pytest.raises(InvalidInput, match=f"row 2 .* has {longest} tokens: 512 are allowed, .* at most 100") as caught:
+        encode(rows, config=short, max_tokens=512)
+    assert caught.value.field == "train.max_tokens"
+    report = encode(rows, config=short, max_tokens=100).report
+    assert (report.dropped_long, report.longest) == ((2,), longest)
+    assert encode(rows, config=short, max_tokens=longest - 1).report.dropped_long == (2,)
 
 
 def test_split_whose_rows_are_all_too_long_is_refused_with_the_length_needed():

@@ -4,11 +4,10 @@ import pytest
 
 from tunix_rt_common.chat import ChatTemplate
 from tunix_rt_modeling.config import PRESETS
-from tunix_rt_modeling.huggingface import LoadedModel
 from tunix_rt_modeling.tokenizer import byte_tokenizer
 from tunix_rt_trainer.inputs import ending_turns
 
-MODEL = LoadedModel(PRESETS["tiny"], {}, byte_tokenizer())
+TINY = PRESETS["tiny"]
 
 
 def template(ending: str) -> ChatTemplate:
@@ -28,6 +27,4 @@ def template(ending: str) -> ChatTemplate:
     ids=["token", "end token", "none", "ordinary text", "two tokens"],
 )
 def test_end_of_turn_is_an_end_token_where_it_is_a_token_of_its_own(ending: str, ends: tuple[int, ...]) -> None:
-    model = ending_turns(MODEL, template(ending))
-    assert model.config.eos_token_ids == ends
-    assert model.config == PRESETS["tiny"].model_copy(update={"eos_token_ids": ends})
+    assert ending_turns(TINY, byte_tokenizer(), template(ending)) == TINY.model_copy(update={"eos_token_ids": ends})

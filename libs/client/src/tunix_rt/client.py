@@ -14,6 +14,7 @@ from tunix_rt.connection import Connection
 from tunix_rt.resources.datasets import Datasets
 from tunix_rt.resources.evaluations import Evaluations
 from tunix_rt.resources.models import Models
+from tunix_rt.resources.plans import Plans
 from tunix_rt.resources.runs import Runs
 from tunix_rt.resources.traces import Traces
 
@@ -30,6 +31,7 @@ class Client:
         self.traces = Traces(self._connection)
         self.datasets = Datasets(self._connection)
         self.runs = Runs(self._connection)
+        self.plans = Plans(self._connection)
         self.evaluations = Evaluations(self._connection)
         self.models = Models(self._connection)
 

@@ -7,7 +7,7 @@ there are no colours, no control characters and no line breaks at column 80.
 import json
 import sys
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import IO, NoReturn
@@ -122,12 +122,15 @@ def byte_progress(label: str, total: int | None) -> Iterator[ProgressCallback]:
 
 
 @contextmanager
-def waiting(label: str) -> Iterator[None]:
-    """Show that something is being waited for; nothing where stderr is no terminal."""
+def waiting(label: str) -> Iterator[Callable[[str], None]]:
+    """Show that something is being waited for, in words that the yielded function changes.
+
+    Nothing where stderr is no terminal.
+    """
     columns = (SpinnerColumn(), TextColumn("{task.description}"))
     with Progress(*columns, console=err(), transient=True, disable=not err().is_terminal) as progress:
-        progress.add_task(printable(label), total=None)
-        yield
+        task = progress.add_task(printable(label), total=None)
+        yield lambda words: progress.update(task, description=printable(words))
 
 
 def _console(stream: IO[str]) -> Console:

@@ -160,6 +160,88 @@ class RunDetail(Run):
     model_version: int | None
 
 
+class Memory(Answer):
+    """What lies in the device's memory while a step runs, by part, in bytes."""
+
+    weights_bytes: int
+    moments_bytes: int
+    gradients_bytes: int
+    batch_bytes: int
+    activations_bytes: int
+    checkpoint_copy_bytes: int
+    loading_bytes: int
+
+
+class SplitPlan(Answer):
+    """What becomes of a split's rows; of those that are too long the first are named, by their numbers from 1."""
+
+    rows: int
+    kept: int
+    dropped: int
+    dropped_long: int
+    dropped_long_rows: Sequence[int]
+    limit_tokens: int
+    longest_tokens: int
+    sequences: int
+    tokens: int
+    trained_tokens: int
+    fill: float
+
+
+class Remedy(Answer):
+    """Settings under which the run would fit, and what that costs."""
+
+    settings: Mapping[str, int | str]
+    needed_bytes: int
+    dropped: int
+
+
+class Refusal(Answer):
+    """Why the run cannot be, and what would help, where anything does."""
+
+    message: str
+    remedy: Remedy | None
+
+
+class Plan(Answer):
+    """A run in numbers; `seconds` assumes `utilisation` of `flops_per_s`, and is None where that is not known."""
+
+    device: str
+    devices: int
+    parameters: int
+    trained_parameters: int
+    memory: Memory
+    needed_bytes: int
+    available_bytes: int
+    checkpoint_bytes: int
+    checkpoints: int
+    model_bytes: int
+    train: SplitPlan
+    validation: SplitPlan | None
+    steps: int
+    longest_padded_tokens: int
+    tokens: int
+    trained_tokens: int
+    flops: float
+    flops_per_s: float | None
+    utilisation: float
+    seconds: float | None
+    refusal: Refusal | None
+
+
+class PlannedRun(Answer):
+    """A plan that was asked for; `plan` is there once `state` is succeeded, also where it is a refusal."""
+
+    plan_id: str
+    state: str
+    progress: str | None
+    failure: str | None
+    plan: Plan | None
+    spec: Mapping[str, Any]
+    created_at: datetime
+    finished_at: datetime | None
+
+
 class Event(Answer):
     """One line of a run's story."""
 

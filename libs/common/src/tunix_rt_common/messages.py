@@ -28,6 +28,13 @@ class TrainJob(Message):
     kind: Literal["train"] = "train"
 
 
+class PlanJob(Message):
+    """Tell what a run would need, and train nothing."""
+
+    queue = "train"
+    kind: Literal["plan"] = "plan"
+
+
 class EvaluateJob(Message):
     """Generate, judge, gate."""
 
@@ -49,10 +56,11 @@ class BuildDatasetJob(Message):
     kind: Literal["build_dataset"] = "build_dataset"
 
 
-JobKind = Literal["train", "evaluate", "register", "build_dataset"]
-AnyMessage = TrainJob | EvaluateJob | RegisterJob | BuildDatasetJob
+JobKind = Literal["train", "plan", "evaluate", "register", "build_dataset"]
+AnyMessage = TrainJob | PlanJob | EvaluateJob | RegisterJob | BuildDatasetJob
 MESSAGES: dict[JobKind, type[AnyMessage]] = {
     "train": TrainJob,
+    "plan": PlanJob,
     "evaluate": EvaluateJob,
     "register": RegisterJob,
     "build_dataset": BuildDatasetJob,

@@ -59,6 +59,7 @@ class Collected:
     spans: int
     checkpoints: int
     runs: int
+    plans: int
     uploads: int
     blobs: int
     freed_bytes: int
@@ -83,6 +84,7 @@ def collect(world: World) -> Collected:
         spans=_delete(database, SpanRecord, *_untold(ended, cutoff)),
         checkpoints=_delete(database, CheckpointRecord, CheckpointRecord.run_id.in_(ended)),
         runs=_forget_runs(database, ended),
+        plans=_forget_plans(database, cutoff),
         uploads=abort_stale(database, store, DAY.total_seconds()),
         **_sweep(world, now - YOUNG),
     )
@@ -133,6 +135,14 @@ def _forget_runs(database: Database, ended: Select[UUID]) -> int:
         _delete(database, record, record.job_id.in_(jobs))
     _delete(database, JobRecord, JobRecord.run_id.in_(forgotten))
     return _delete(database, RunRecord, RunRecord.id.in_(forgotten))
+
+
+def _forget_plans(database: Database, cutoff: datetime) -> int:
+    """Delete the jobs that planned a run before a moment: nothing refers to a plan."""
+    planned = (JobRecord.kind == "plan", JobRecord.state.in_(TERMINAL), JobRecord.finished_at < cutoff)
+    for table in (EventRecord, *OWNED_BY_JOB):
+        _delete(database, table, table.job_id.in_(select(JobRecord.id).where(*planned)))
+    return _delete(database, JobRecord, *planned)
 
 
 def _delete(database: Database, table: type[Base], *conditions: ColumnElement[bool]) -> int:

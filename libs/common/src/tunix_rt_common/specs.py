@@ -29,6 +29,21 @@ Seed = Annotated[StrictInt, Field(ge=0, lt=2**31)]
 Target = Literal["trace", "answer"]
 Preset = Literal["tiny", "small"]
 PRESET_NAMES: tuple[Preset, ...] = get_args(Preset)
+DeviceName = Literal[
+    "cpu",
+    "nvidia-h200",
+    "nvidia-h100",
+    "nvidia-a100-80gb",
+    "nvidia-a100-40gb",
+    "nvidia-l40s",
+    "nvidia-l4",
+    "nvidia-t4",
+    "tpu-v4",
+    "tpu-v5e",
+    "tpu-v5p",
+    "tpu-v6e",
+]
+DEVICE_NAMES: tuple[DeviceName, ...] = get_args(DeviceName)
 StepType = Annotated[str, Field(min_length=1, max_length=64)]
 Weight = Annotated[StrictFloat, Field(ge=0, le=1e6)]
 ModelReference = Annotated[str, Field(min_length=1, max_length=4096)]
@@ -352,3 +367,15 @@ class RunSpec(Spec):
     deadline_s: Annotated[StrictFloat, Field(gt=0, le=10 * 365 * 86_400)] | None = Field(
         None, description="the run fails unless it has ended this many seconds after it was accepted"
     )
+
+
+class PlanSpec(RunSpec):
+    """A run to be planned and not started, and the devices to plan it for: the trainer's own unless given.
+
+    Of a named `device` there are as many as the mesh has, unless `devices` says so. `memory_gib` is what arrays may
+    take on each, in the place of what is known of it.
+    """
+
+    device: DeviceName | None = None
+    devices: Annotated[StrictInt, Field(ge=1, le=1024)] | None = None
+    memory_gib: Annotated[StrictFloat, Field(gt=0, le=1_000_000)] | None = None

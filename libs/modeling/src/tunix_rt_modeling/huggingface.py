@@ -44,6 +44,16 @@ def load(directory: Path) -> LoadedModel:
     Raises:
         UnusableModel: a file is missing, malformed, unsupported, or does not fit the others.
     """
+    config, tokenizer = load_description(directory)
+    return LoadedModel(config, load_params(directory, config), tokenizer)
+
+
+def load_description(directory: Path) -> tuple[ModelConfig, Tokenizer]:
+    """Read all but the weights.
+
+    Raises:
+        UnusableModel: a file is missing, malformed, unsupported, or does not fit the others.
+    """
     config = read_config(directory)
     tokenizer = load_tokenizer(directory)
     if tokenizer.vocab_size > config.vocab_size:
@@ -51,7 +61,7 @@ def load(directory: Path) -> LoadedModel:
             f"the tokenizer has ids up to {tokenizer.vocab_size - 1}, the embedding only {config.vocab_size} rows: "
             "take the tokenizer that the model was trained with"
         )
-    return LoadedModel(config, load_params(directory, config), tokenizer)
+    return config, tokenizer
 
 
 def read_config(directory: Path) -> ModelConfig:

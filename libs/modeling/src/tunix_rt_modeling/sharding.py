@@ -139,12 +139,17 @@ def place_batch(mesh: Mesh, tree: PyTree[np.ndarray], batch_axis: int) -> PyTree
     """Put host arrays, the same in every process, on the devices, cut along their batch axis."""
     if mesh.size == 1:
         return tree
-    sharding = NamedSharding(mesh, PartitionSpec(*[None] * batch_axis, RULES["batch"]))  # type: ignore[no-untyped-call]
+    sharding = batch_sharding(mesh, batch_axis)
 
     def put(array: np.ndarray) -> Array:
         return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
     return jax.tree.map(put, tree)
+
+
+def batch_sharding(mesh: Mesh, batch_axis: int) -> NamedSharding:
+    """The place of an array that is cut along its batch axis."""
+    return NamedSharding(mesh, PartitionSpec(*[None] * batch_axis, RULES["batch"]))  # type: ignore[no-untyped-call]
 
 
 def _put(leaf: Array, sharding: NamedSharding) -> Array:

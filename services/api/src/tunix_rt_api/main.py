@@ -9,6 +9,7 @@ from tunix_rt_api.deps import Services
 from tunix_rt_api.evaluations import endpoints as evaluations
 from tunix_rt_api.models import endpoints as models
 from tunix_rt_api.observation import Observation
+from tunix_rt_api.plans import endpoints as plans
 from tunix_rt_api.runs import endpoints as runs
 from tunix_rt_api.traces import endpoints as traces
 from tunix_rt_api.tunix import endpoints as tunix
@@ -31,7 +32,7 @@ def create_app(settings: Settings, database: Database, store: ArtifactStore) -> 
     errors.install(app)
     app.include_router(health.router)
     app.include_router(scrape.router)
-    for noun in (traces, datasets, runs, evaluations, models):
+    for noun in (traces, datasets, runs, plans, evaluations, models):
         app.include_router(noun.router, prefix="/api/v1")
     app.include_router(tunix.router, prefix="/api")
     web.install(app)

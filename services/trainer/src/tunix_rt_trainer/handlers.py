@@ -1,4 +1,5 @@
-"""What the trainer does for its one kind of job: an exec'd child trains, and its result leads to the next stage."""
+"""What the trainer does for each kind of job. An exec'd child trains, and its result leads to the next stage; another
+plans, and its result is the plan."""
 
 from typing import Any
 
@@ -17,4 +18,12 @@ def after_training(_: World, session: Session, claim: Claim, result: dict[str, A
     return [NewJob("evaluate" if run.spec["evaluate"] else "register", payload=result, run_id=run.id)]
 
 
-JOBS: dict[JobKind, ChildJob] = {"train": ChildJob("tunix_rt_trainer.job", after_training)}
+def after_planning(*_: object) -> list[NewJob]:
+    """A plan stands for itself."""
+    return []
+
+
+JOBS: dict[JobKind, ChildJob] = {
+    "train": ChildJob("tunix_rt_trainer.job", after_training),
+    "plan": ChildJob("tunix_rt_trainer.planning", after_planning),
+}

@@ -7,7 +7,7 @@ model go back to the store.
 import logging
 import shutil
 import sys
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,6 @@ import jax
 from tunix_rt_common import telemetry
 from tunix_rt_common.child import Child, ToldToLeave, run_child
 from tunix_rt_common.db.models import MetricRecord, RunRecord
-from tunix_rt_common.errors import UnusableData
 from tunix_rt_common.peft import ADAPTER_FOLDER
 from tunix_rt_common.specs import DpoSpec, RunSpec
 from tunix_rt_common.storage.bundle import put_folder
@@ -26,15 +25,16 @@ from tunix_rt_modeling import huggingface, lora
 from tunix_rt_modeling.config import ModelConfig
 from tunix_rt_modeling.transformer import parameter_count
 from tunix_rt_trainer.beside import BesideTraining
+from tunix_rt_trainer.encoding import encode_splits
 from tunix_rt_trainer.engine import checkpoints, loop, state
 from tunix_rt_trainer.engine.device import on_device
-from tunix_rt_trainer.engine.examples import EncodedRows, encode_rows
 from tunix_rt_trainer.engine.loop import Hook, TrainingData
 from tunix_rt_trainer.engine.progress import StepInfo
 from tunix_rt_trainer.engine.reference import with_reference
 from tunix_rt_trainer.engine.state import TrainState
 from tunix_rt_trainer.handover import Handover
-from tunix_rt_trainer.inputs import RunInputs, load_inputs
+from tunix_rt_trainer.inputs import Description, Weights, describe_inputs, load_weights
+from tunix_rt_trainer.preflight import refuse_what_does_not_fit
 from tunix_rt_trainer.publishing import CheckpointPublisher
 from tunix_rt_trainer.saving import CheckpointSaver
 
@@ -52,12 +52,16 @@ def train_run(child: Child) -> dict[str, Any]:
     scratch = _fresh_scratch(child)
     try:
         with telemetry.span("data"):
-            inputs = load_inputs(child.store, spec, pins, scratch)
-            data = _encode(child, inputs)
+            described = describe_inputs(child.store, spec, pins, scratch)
+            data = encode_splits(child, described)
+        with telemetry.span("preflight"):
+            refuse_what_does_not_fit(child, described, data)
+        with telemetry.span("weights"):
+            weights = load_weights(child.store, described, pins, scratch)
         child.progress(0)
-        finished, measured = _train(child, inputs, data, scratch)
+        finished, measured = _train(child, described, weights, data, scratch)
         with telemetry.span("export"):
-            return _export(child, inputs, finished, scratch) | {"metrics": measured}
+            return _export(child, described, finished, scratch) | {"metrics": measured}
     except jax.errors.JaxRuntimeError as error:
         raise (MemoryError(OUT_OF_MEMORY) if OUT_OF_MEMORY in str(error) else error) from error
     finally:
@@ -73,12 +77,14 @@ def _fresh_scratch(child: Child) -> Path:
     return scratch
 
 
-def _train(child: Child, inputs: RunInputs, data: TrainingData, scratch: Path) -> tuple[TrainState, dict[str, Any]]:
-    spec = inputs.spec
-    config = on_device(inputs.model.config, spec)
-    publisher = CheckpointPublisher(child, scratch, inputs.digests)
-    saver, handover = CheckpointSaver(child, scratch, spec.seed, inputs.digests), Handover(child, publisher)
-    started = state.init(config, spec, inputs.model.params, adapter=inputs.adapter, teacher=inputs.teacher)
+def _train(
+    child: Child, described: Description, weights: Weights, data: TrainingData, scratch: Path
+) -> tuple[TrainState, dict[str, Any]]:
+    spec = described.spec
+    config = on_device(described.config, spec)
+    publisher = CheckpointPublisher(child, scratch, described.digests)
+    saver, handover = CheckpointSaver(child, scratch, spec.seed, described.digests), Handover(child, publisher)
+    started = state.init(config, spec, weights.params, adapter=weights.adapter, teacher=weights.teacher)
     if isinstance(spec, DpoSpec):
         data = _with_reference(child, config, spec, started, data)
     with telemetry.span("restore"):
@@ -144,42 +150,6 @@ def _follow(
             tokens += info.tokens
 
 
-def _encode(child: Child, inputs: RunInputs) -> TrainingData:
-    def encode(split: str, rows: Any) -> EncodedRows:
-        encoded = encode_rows(rows, inputs.model.tokenizer, inputs.template, inputs.spec, inputs.model.config)
-        report = encoded.report
-        story = "; ".join(_encoding_story(split, encoded, inputs))
-        child.story("encoded", story, split=split, rows=report.rows, kept=report.kept, dropped=report.dropped)
-        return encoded
-
-    train = encode("train", inputs.train_rows)
-    if unknown := train.report.unknown_step_types:
-        child.story("unknown_step_types", f"step_weights names types that no row has: {', '.join(unknown)}")
-    if not inputs.validation_rows:
-        return TrainingData(train)
-    try:
-        return TrainingData(train, encode("validation", inputs.validation_rows))
-    except UnusableData as error:
-        child.story("no_validation", f"no validation loss will be reported: {error}")
-        return TrainingData(train)
-
-
-def _encoding_story(split: str, encoded: EncodedRows, inputs: RunInputs) -> Iterator[str]:
-    """What became of a split, in phrases."""
-    report, spec = encoded.report, inputs.spec
-    yield f"{split}: {report.kept} of {report.rows} rows, {report.trained_tokens} trained tokens"
-    if spec.packs_rows:
-        yield f"packed into {len(encoded.packs)} sequences, {report.fill:.0%} full"
-    if report.dropped_unpaired:
-        yield f"{report.dropped_unpaired} rows have no rejected answer and are dropped"
-    if report.dropped_alike:
-        yield f"{report.dropped_alike} pairs say the same twice to target {spec.target!r} and are dropped"
-    if dropped := report.dropped_long:
-        shown = ", ".join(map(str, dropped[:20])) + (" …" if len(dropped) > 20 else "")
-        limit = min(spec.max_tokens, inputs.model.config.max_positions)
-        yield f"{len(dropped)} rows are longer than {limit} tokens and dropped: {shown}"
-
-
 def _report(child: Child, info: StepInfo) -> None:
     """Every step to the supervisor; a line in the logs for about every twentieth part of the run."""
     if info.validation_loss is not None or info.step % max(1, info.total_steps // LOG_LINES) == 0:
@@ -225,14 +195,14 @@ def _measured(child: Child, last: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _export(child: Child, inputs: RunInputs, finished: TrainState, scratch: Path) -> dict[str, Any]:
+def _export(child: Child, described: Description, finished: TrainState, scratch: Path) -> dict[str, Any]:
     """Store the trained model as a Hugging Face directory: an adapter merged into it, and beside that by itself."""
-    config, params, adapted = inputs.model.config, finished.params, inputs.spec.lora
+    config, params, adapted = described.config, finished.params, described.spec.lora
     folder = scratch / "model"
     if adapted and finished.lora is not None:
         params = lora.merge(config, params, finished.lora, lora.scale(adapted))
-        lora.write_peft(folder / ADAPTER_FOLDER, config, finished.lora, adapted, inputs.base_name)
-    huggingface.save(folder, config, params, inputs.model.tokenizer)
+        lora.write_peft(folder / ADAPTER_FOLDER, config, finished.lora, adapted, described.base_name)
+    huggingface.save(folder, config, params, described.tokenizer)
     return {
         "manifest_sha256": child.store.put_document(put_folder(child.store, folder)),
         "parameters": parameter_count(params),

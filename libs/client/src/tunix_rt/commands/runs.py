@@ -1,14 +1,14 @@
-"""`tunix-rt runs`: create, list, show, watch, logs, trace, pause, resume, cancel."""
+"""`tunix-rt runs`: plan, create, list, show, watch, logs, trace, pause, resume, cancel."""
 
 import sys
-from pathlib import Path
 from typing import Any
 
 import click
 
 from tunix_rt.client import Client
-from tunix_rt.commands.options import json_option, limit_option
-from tunix_rt.commands.runspec import read_spec_file, run_spec, spec_options
+from tunix_rt.commands.options import checked, json_option, limit_option
+from tunix_rt.commands.planning import plan_run
+from tunix_rt.commands.runspec import whole_spec, whole_spec_options
 from tunix_rt.commands.watch import show_outcome, watch_to_end
 from tunix_rt.commands.waterfall import print_waterfall
 from tunix_rt.console import note, print_fields, print_json, print_table, printable
@@ -16,6 +16,7 @@ from tunix_rt.errors import ClientError
 from tunix_rt.exitcodes import ExitCode
 from tunix_rt.server import connect, find_server
 from tunix_rt.types import Run, RunDetail
+from tunix_rt_common.specs import DEVICE_NAMES, DeviceName, PlanSpec
 
 LATEST = "latest"
 
@@ -29,20 +30,36 @@ def runs() -> None:
 
 
 @runs.command()
-@spec_options
-@click.option("--no-evaluate", is_flag=True, help="Train only: no judging, no verdict, no promotion.")
-@click.option("--no-promote", is_flag=True, help="Leave the alias where it is, whatever the verdict.")
-@click.option(
-    "--spec",
-    "spec_file",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="A JSON file with a whole run; options override it.",
-)
-@click.option("--wait", is_flag=True, help="Watch the run to its end; the exit code is that of `runs watch`.")
+@whole_spec_options
+@click.option("--device", type=click.Choice(DEVICE_NAMES), help="Plan for this device; the trainer's own unless given.")
+@click.option("--devices", type=int, help="How many of them there are.")
+@click.option("--memory-gib", type=float, help="What arrays may take of the memory of each.")
 @json_option
-def create(
-    *, no_evaluate: bool, no_promote: bool, spec_file: Path | None, wait: bool, as_json: bool, **given: Any
+def plan(
+    *, as_json: bool, device: DeviceName | None, devices: int | None, memory_gib: float | None, **given: Any
 ) -> ExitCode:
+    """Tell what a run would need, and start nothing: parameters, memory, steps, tokens, dropped rows, time.
+
+    Exit code 0 when the run fits the device, 1 when it does not: then the reason holds both numbers and the setting
+    that would. It is worked out on a CPU, by a trainer that is free.
+
+    \b
+    Example:
+      tunix-rt runs plan --dataset sums --base-model tiny --batch-size 256 --device nvidia-l4
+    """
+    target = {"device": device, "devices": devices, "memory_gib": memory_gib}
+    wanted = {name: value for name, value in target.items() if value is not None}
+    spec = checked(PlanSpec, whole_spec(given).model_dump(exclude_unset=True) | wanted)
+    with find_server() as server, Client(server.url) as client:
+        return plan_run(client, spec, as_json=as_json)
+
+
+@runs.command()
+@whole_spec_options
+@click.option("--wait", is_flag=True, help="Watch the run to its end; the exit code is that of `runs watch`.")
+@click.option("--dry-run", is_flag=True, help="Start nothing: `runs plan` with the same options.")
+@json_option
+def create(*, wait: bool, dry_run: bool, as_json: bool, **given: Any) -> ExitCode:
     """Start a run: train, judge, gate, register.
 
     What is not given is the server's to choose. Without a server, the run is watched to its end, since its workers
@@ -53,9 +70,10 @@ def create(
       tunix-rt runs create --dataset sums --base-model tiny --epochs 3 --wait
       tunix-rt runs create --spec run.json --seed 2
     """
-    base = read_spec_file(spec_file) if spec_file else {}
-    spec = run_spec(given, evaluate=not no_evaluate, promote=not no_promote, base=base)
+    spec = whole_spec(given)
     with find_server() as server, Client(server.url) as client:
+        if dry_run:
+            return plan_run(client, PlanSpec.model_validate(spec.model_dump(exclude_unset=True)), as_json=as_json)
         run = client.runs.create(spec)
         if server.own and not wait:
             note("no server runs here, so this command does the work and waits for its end")

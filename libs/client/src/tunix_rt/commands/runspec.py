@@ -1,4 +1,4 @@
-"""The options of `tunix-rt runs create`, as one table from option to place in the run's spec."""
+"""The options that describe a run, as one table from option to place in the run's spec."""
 
 import json
 from collections.abc import Mapping
@@ -140,6 +140,32 @@ def spec_options(command: Command) -> Command:
         flags = f"{option.flag}/--no-{option.name}" if option.kind is bool else option.flag
         command = click.option(flags, type=option.kind, default=None, help=option.help)(command)
     return command
+
+
+def whole_spec_options(command: Command) -> Command:
+    """Give a command all options that describe a run, for `whole_spec`."""
+    for option in (
+        click.option(
+            "--spec",
+            "spec_file",
+            type=click.Path(exists=True, dir_okay=False, path_type=Path),
+            help="A JSON file with a whole run; options override it.",
+        ),
+        click.option("--no-promote", is_flag=True, help="Leave the alias where it is, whatever the verdict."),
+        click.option("--no-evaluate", is_flag=True, help="Train only: no judging, no verdict, no promotion."),
+    ):
+        command = option(command)
+    return spec_options(command)
+
+
+def whole_spec(given: Mapping[str, Any]) -> RunSpec:
+    """The run that the options of `whole_spec_options` describe.
+
+    Raises:
+        InvalidInput: options contradict each other, or a value does not fit its field.
+    """
+    base = read_spec_file(given["spec_file"]) if given["spec_file"] else {}
+    return run_spec(given, evaluate=not given["no_evaluate"], promote=not given["no_promote"], base=base)
 
 
 def run_spec(given: Mapping[str, Any], *, evaluate: bool, promote: bool, base: Mapping[str, Any]) -> RunSpec:

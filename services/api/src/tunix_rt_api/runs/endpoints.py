@@ -10,12 +10,14 @@ from tunix_rt_api.bodies import JsonRoute
 from tunix_rt_api.deps import Cursor, Limit, ReadingDep, ServicesDep
 from tunix_rt_api.idempotency import IdempotencyKey, once
 from tunix_rt_api.pages import Page, newest_first
+from tunix_rt_api.plans.endpoints import create_plan
+from tunix_rt_api.plans.schemas import PlanOut
 from tunix_rt_api.runs import service
 from tunix_rt_api.runs.schemas import EventOut, LogOut, MetricOut, RunDetail, RunOut, TraceOut
 from tunix_rt_api.runs.waterfall import run_trace
 from tunix_rt_common.db.models import RunRecord
 from tunix_rt_common.errors import NotFound
-from tunix_rt_common.specs import RunSpec
+from tunix_rt_common.specs import PlanSpec, RunSpec
 from tunix_rt_common.states import JobState
 
 router = APIRouter(prefix="/runs", tags=["runs"], route_class=JsonRoute)
@@ -24,8 +26,12 @@ Many = Annotated[int, Query(ge=1, le=10_000)]
 
 
 @router.post("", status_code=status.HTTP_202_ACCEPTED)
-def create_run(spec: RunSpec, services: ServicesDep, response: Response, key: IdempotencyKey = None) -> RunOut:
-    """Accept a run: train, evaluate, gate, register."""
+def create_run(
+    spec: RunSpec, services: ServicesDep, response: Response, key: IdempotencyKey = None, *, dry_run: bool = False
+) -> RunOut | PlanOut:
+    """Accept a run: train, evaluate, gate, register. With `dry_run` it is planned instead, and nothing is trained."""
+    if dry_run:
+        return create_plan(PlanSpec.model_validate(dict(spec)), services, response, key)
     with services.database.transaction() as session:
         run = once(session, key, spec, RunOut, lambda: service.show(service.accept_run(session, services, spec)))
     response.headers["Location"] = f"/api/v1/runs/{run.run_id}"

@@ -14,6 +14,7 @@ from tunix_rt_common.storage.bundle import FolderManifest
 
 MAX_SHOWN_CHARS = 200
 MAX_CONFIG_BYTES = 1024 * 1024
+WEIGHTS_SUFFIX = ".safetensors"
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,11 @@ def store_directory(store: ArtifactStore, paths: Sequence[Path]) -> str:
     return store.put_document(FolderManifest(files=tuple(_store(store, path) for path in paths)))
 
 
+def without_weights(paths: Sequence[Path]) -> list[Path]:
+    """The files that describe a model or an adapter."""
+    return [path for path in paths if path.suffix != WEIGHTS_SUFFIX]
+
+
 def is_directory(reference: str) -> bool:
     """Whether there is such a directory; no reference is too odd to ask."""
     try:
@@ -110,7 +116,7 @@ def _check_required(folder: Path, paths: Sequence[Path], layout: Layout, field: 
 
 
 def _check_weights(folder: Path, paths: Sequence[Path], field: str) -> None:
-    weights = [path for path in paths if path.suffix == ".safetensors"]
+    weights = [path for path in paths if path.suffix == WEIGHTS_SUFFIX]
     if not weights:
         raise UnusableModel(f"{folder.name} has no *.safetensors: convert its weights to safetensors", field=field)
     for path in weights:

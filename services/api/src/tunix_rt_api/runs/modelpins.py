@@ -4,13 +4,21 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from sqlalchemy.orm import Session
 
 from tunix_rt_api.deps import Services
 from tunix_rt_api.models.service import find_version
 from tunix_rt_api.runs.fits import ADAPTER, BASE, TEACHER, check_fit
-from tunix_rt_api.runs.modeldirs import ADAPTER_LAYOUT, MODEL_LAYOUT, check_directory, is_directory, store_directory
+from tunix_rt_api.runs.modeldirs import (
+    ADAPTER_LAYOUT,
+    MODEL_LAYOUT,
+    check_directory,
+    is_directory,
+    store_directory,
+    without_weights,
+)
 from tunix_rt_api.runs.modelfiles import ModelFiles, local_files, stored_files
 from tunix_rt_common.db.models import ModelVersionRecord
 from tunix_rt_common.errors import InvalidInput, NotFound
@@ -19,6 +27,8 @@ from tunix_rt_common.reports import FileEntry
 from tunix_rt_common.specs import PRESET_NAMES, DistillSpec, RunSpec
 from tunix_rt_common.storage.bundle import FolderManifest
 
+Kept = Literal["all", "description", "nothing"]
+"""What is stored of a directory: for a plan the files that describe it, for a rehearsal none."""
 REGISTERED = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}@[a-z0-9][a-z0-9._-]{0,63}")
 
 
@@ -39,11 +49,8 @@ class NamedModels:
     files: Mapping[str, ModelFiles]
 
 
-def take_directories(services: Services, spec: RunSpec, *, rehearsal: bool) -> NamedModels:
-    """The pins of a preset and of directories, stored once they are known to go together; no database is asked.
-
-    A rehearsal stores nothing.
-    """
+def take_directories(services: Services, spec: RunSpec, kept: Kept) -> NamedModels:
+    """The pins of a preset and of directories, stored once they are known to go together; no database is asked."""
     pins, folders = {}, {}
     for field, reference in _references(spec).items():
         if field == BASE and reference in PRESET_NAMES:
@@ -53,13 +60,14 @@ def take_directories(services: Services, spec: RunSpec, *, rehearsal: bool) -> N
     files = {field: local_files(paths[0].parent.name, paths) for field, paths in folders.items()}
     check_fit(spec.train, files)
     for field, paths in folders.items():
-        manifest_sha256 = None if rehearsal else store_directory(services.store, paths)
+        stored = without_weights(paths) if kept == "description" else paths
+        manifest_sha256 = None if kept == "nothing" else store_directory(services.store, stored)
         pins[field] = ModelPin(files[field].name, None, manifest_sha256)
     return NamedModels(pins, files)
 
 
 def pin_models(
-    session: Session, services: Services, spec: RunSpec, taken: NamedModels, *, rehearsal: bool
+    session: Session, services: Services, spec: RunSpec, taken: NamedModels, kept: Kept
 ) -> dict[str, ModelPin]:
     """What `take_directories` took, and registered models: all pins by field."""
     pins, files = dict(taken.pins), dict(taken.files)
@@ -71,7 +79,7 @@ def pin_models(
         manifest = services.store.get_document(FolderManifest, manifest_sha256)
         if field == ADAPTER:
             manifest = _adapter_of(name, manifest)
-            manifest_sha256 = "" if rehearsal else services.store.put_document(manifest)
+            manifest_sha256 = "" if kept == "nothing" else services.store.put_document(manifest)
         files[field] = stored_files(name, services.store, manifest)
         pins[field] = ModelPin(name, None, manifest_sha256 or None)
     if files.keys() != taken.files.keys():

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from tunix_rt_api.datasets.service import built_dataset, read_manifest
 from tunix_rt_api.deps import Services
 from tunix_rt_api.runs.fits import ADAPTER, BASE, TEACHER
-from tunix_rt_api.runs.modelpins import ModelPin, pin_models, take_directories
+from tunix_rt_api.runs.modelpins import Kept, ModelPin, pin_models, take_directories
 from tunix_rt_common.db.models import DatasetRecord, EvaluationRecord
 from tunix_rt_common.endpoint import check_allowed
 from tunix_rt_common.errors import EngineMissing, UnusableData
@@ -53,22 +53,22 @@ class Pins:
 
 
 def pin(
-    session: Session, services: Services, spec: RunSpec, *, rehearsal: bool = False
+    session: Session, services: Services, spec: RunSpec, *, kept: Kept = "all"
 ) -> tuple[DatasetRecord, dict[str, Any]]:
     """The run's dataset row and its pins, as JSON; `InvalidInput` names the field that points to nothing.
 
-    Directories come first: storing them may take a while, and no database lock is held before the first query. A
-    rehearsal checks them and leaves them unstored and unpinned.
+    Directories come first: storing them may take a while, and no database lock is held before the first query. They
+    are checked, whatever is kept of them.
     """
     check_engine(spec.train.engine)
     if spec.evaluate and spec.evaluate.endpoint:
         check_allowed(services.settings.endpoint_urls, spec.evaluate.endpoint.url)
-    taken = take_directories(services, spec, rehearsal=rehearsal)
+    taken = take_directories(services, spec, kept)
     dataset = built_dataset(session, spec.dataset, "dataset")
     eval_reference = spec.evaluate.dataset if spec.evaluate else None
     eval_dataset = built_dataset(session, eval_reference, "evaluate.dataset") if eval_reference else dataset
     _need_rows(services, dataset, eval_dataset, spec)
-    models = pin_models(session, services, spec, taken, rehearsal=rehearsal)
+    models = pin_models(session, services, spec, taken, kept)
     model_name = spec.model_name or dataset.name
     pins = Pins(
         dataset=_pin_dataset(dataset),

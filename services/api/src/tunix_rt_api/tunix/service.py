@@ -75,7 +75,7 @@ def plan(services: Services, session: Session, request: TunixRunRequest) -> Tuni
     """Validate everything that a run would stand on, and say what it would do. Nothing is kept of it."""
     started_at = utc_now()
     spec = run_spec(request)
-    dataset, pins = pin(session, services, spec, rehearsal=True)
+    dataset, pins = pin(session, services, spec, kept="nothing")
     rows = read_manifest(services.store, dataset).splits["train"].rows
     steps = math.ceil(rows * spec.train.epochs / spec.train.batch_size)
     lines = [

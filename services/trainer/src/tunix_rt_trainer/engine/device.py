@@ -11,9 +11,12 @@ from tunix_rt_modeling import sharding
 from tunix_rt_modeling.config import ModelConfig
 
 
-def on_device(config: ModelConfig, spec: TrainSpec) -> ModelConfig:
-    """The config with the spec's precision and rematerialisation; the model that it describes is the same."""
-    suits = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+def on_device(config: ModelConfig, spec: TrainSpec, *, on_cpu: bool | None = None) -> ModelConfig:
+    """The config with the spec's precision and rematerialisation; the model that it describes is the same.
+
+    It is for a CPU or for an accelerator: for what this process has, unless said otherwise.
+    """
+    suits = "float32" if (jax.default_backend() == "cpu" if on_cpu is None else on_cpu) else "bfloat16"
     dtype = suits if spec.precision == "auto" else spec.precision
     return config.model_copy(update={"compute_dtype": dtype, "remat": spec.remat})
 

@@ -13,7 +13,7 @@ from jaxtyping import Float32, Int, Int32
 
 from tunix_rt_common.chat import ChatTemplate, Segment, conversation, split_by_steps
 from tunix_rt_common.datasets import DatasetRow
-from tunix_rt_common.errors import UnusableData, UnusableModel
+from tunix_rt_common.errors import InvalidInput, UnusableData, UnusableModel
 from tunix_rt_common.specs import PREFERENCE_METHODS, SftSpec, TrainSpec
 from tunix_rt_common.traces import Trace
 from tunix_rt_modeling.config import ModelConfig
@@ -34,9 +34,10 @@ class Encoded(NamedTuple):
 class EncodingReport:
     """What became of a split. `dropped_long` holds row numbers, counted from 1 in the order given.
 
-    `fill` is the share of tokens in the sequences that rows lie in, were each padded to `max_tokens`. Of preference
-    data, `dropped_unpaired` counts rows without a rejected answer, `dropped_alike` pairs that say the same in the part
-    that is trained. `unknown_step_types` are those that weights were given for and no kept row has.
+    `fill` is the share of tokens in the sequences that rows lie in, were each padded to `max_tokens`; `longest` counts
+    the tokens of the longest row, dropped or not. Of preference data, `dropped_unpaired` counts rows without a rejected
+    answer, `dropped_alike` pairs that say the same in the part that is trained. `unknown_step_types` are those that
+    weights were given for and no kept row has.
     """
 
     rows: int
@@ -45,6 +46,7 @@ class EncodingReport:
     tokens: int
     trained_tokens: int
     fill: float
+    longest: int
     dropped_unpaired: int = 0
     dropped_alike: int = 0
     unknown_step_types: tuple[str, ...] = ()
@@ -84,11 +86,12 @@ class EncodedRows:
 def encode_rows(
     rows: Sequence[DatasetRow], tokenizer: Tokenizer, template: ChatTemplate, spec: TrainSpec, config: ModelConfig
 ) -> EncodedRows:
-    """Encode a split, dropping rows that are longer than `spec.max_tokens` or the model's context.
+    """Encode a split, dropping rows that are longer than `spec.max_tokens`.
 
     A method that learns from preferences also drops rows that are no pair, or no pair of different texts.
 
     Raises:
+        InvalidInput: a row has more tokens than the model has positions, and no more than `spec.max_tokens`.
         UnusableData: no row is left.
         UnusableModel: the tokenizer makes tokens that the model has no embedding for.
     """
@@ -96,6 +99,7 @@ def encode_rows(
     paired = spec.method in PREFERENCE_METHODS
     encoded = [tuple(_encode(row, tokenizer, template, spec)) for row in rows]
     _refuse_unknown_tokens(encoded, config.vocab_size)
+    _refuse_beyond_positions(rows, encoded, spec, config)
     faults = [_fault(sides, max_tokens, paired=paired) for sides in encoded]
     kept = [(row, sides) for row, sides, fault in zip(rows, encoded, faults, strict=True) if fault is None]
     if not kept:
@@ -114,6 +118,7 @@ def encode_rows(
             tokens=sum(lengths),
             trained_tokens=sum(int((side.loss_weights[1:] > 0).sum()) for _, side in sides),
             fill=sum(lengths) / (len(packs) * max_tokens),
+            longest=max(map(_length, encoded)),
             dropped_unpaired=faults.count("unpaired"),
             dropped_alike=faults.count("alike"),
             unknown_step_types=_unknown_step_types(spec, [row for row, _ in kept]),
@@ -155,6 +160,11 @@ def _sides(trace: Trace, spec: TrainSpec) -> tuple[Trace, ...]:
     return (trace, rejected) if rejected else ()
 
 
+def _length(sides: Sequence[Encoded]) -> int:
+    """Tokens of a row: those of its longer side."""
+    return max((len(side.token_ids) for side in sides), default=0)
+
+
 _Fault = Literal["long", "unpaired", "alike"]
 
 
@@ -162,7 +172,7 @@ def _fault(sides: Sequence[Encoded], max_tokens: int, *, paired: bool) -> _Fault
     """Why a row cannot be trained on."""
     if not sides:
         return "unpaired"
-    if any(len(side.token_ids) > max_tokens for side in sides):
+    if _length(sides) > max_tokens:
         return "long"
     return "alike" if paired and np.array_equal(sides[0].token_ids, sides[1].token_ids) else None
 
@@ -182,6 +192,20 @@ def _refuse_unknown_tokens(rows: Sequence[Sequence[Encoded]], vocab_size: int) -
         )
 
 
+def _refuse_beyond_positions(
+    rows: Sequence[DatasetRow], encoded: Sequence[Sequence[Encoded]], spec: TrainSpec, config: ModelConfig
+) -> None:
+    """What the spec allows is never dropped silently because the model cannot see it."""
+    for number, (row, sides) in enumerate(zip(rows, encoded, strict=True), start=1):
+        if config.max_positions < _length(sides) <= spec.max_tokens:
+            raise InvalidInput(
+                f"row {number} ({row.row_id}) has {_length(sides)} tokens: {spec.max_tokens} are allowed, but the "
+                f"model has {config.max_positions} positions. Set max_tokens to at most {config.max_positions}, which "
+                "drops and counts such rows, or choose a model with a longer context",
+                field="train.max_tokens",
+            )
+
+
 def _nothing_left(
     rows: Sequence[DatasetRow],
     encoded: Sequence[Sequence[Encoded]],
@@ -197,7 +221,7 @@ def _nothing_left(
             field="dataset",
         )
     long = [
-        (number, row.row_id, max(len(side.token_ids) for side in sides))
+        (number, row.row_id, _length(sides))
         for number, (row, sides, fault) in enumerate(zip(rows, encoded, faults, strict=True), start=1)
         if fault == "long"
     ]

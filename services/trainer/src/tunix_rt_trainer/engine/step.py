@@ -71,9 +71,24 @@ def train_step(
 def compiled_step(
     config: ModelConfig, spec: TrainSpec, total_steps: int, state: TrainState, batch: Batch
 ) -> jax.stages.Compiled:
-    """The step for arrays of these shapes, compiled; `train_step` on such arrays then compiles nothing more."""
-    compiled: jax.stages.Compiled = _train_step.lower(config, program_of(spec), total_steps, state, batch).compile()
+    """The step for arrays of these shapes and places, compiled; `train_step` on such arrays compiles nothing more."""
+    with sharding.use(mesh_of(spec)):
+        compiled: jax.stages.Compiled = _train_step.lower(config, program_of(spec), total_steps, state, batch).compile()
     return compiled
+
+
+def traced_step(
+    config: ModelConfig, spec: TrainSpec, total_steps: int, state: TrainState, batch: Batch
+) -> jax.stages.Traced:
+    """The step for arrays of these shapes as one device would compute it, not compiled."""
+    traced: jax.stages.Traced = _train_step.trace(config, program_of(spec), total_steps, state, batch)
+    return traced
+
+
+def traced_loss(config: ModelConfig, spec: TrainSpec, state: TrainState, batch: Batch) -> jax.stages.Traced:
+    """As `traced_step`, of the loss alone, for a batch of shape "batch tokens"."""
+    traced: jax.stages.Traced = _batch_loss.trace(config, program_of(spec), state, batch)
+    return traced
 
 
 def batch_loss(config: ModelConfig, spec: TrainSpec, state: TrainState, batch: Batch) -> Totals:

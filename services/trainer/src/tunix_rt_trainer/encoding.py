@@ -1,0 +1,52 @@
+"""The splits of a run as token ids, and what became of their rows, told before anything is trained."""
+
+from collections.abc import Iterator, Sequence
+
+from tunix_rt_common.child import Child
+from tunix_rt_common.datasets import DatasetRow, Split
+from tunix_rt_common.errors import UnusableData
+from tunix_rt_trainer.engine.examples import EncodedRows, encode_rows
+from tunix_rt_trainer.engine.loop import TrainingData
+from tunix_rt_trainer.inputs import Description
+
+
+def encode_splits(child: Child, described: Description) -> TrainingData:
+    """Encode both splits; a validation split without a usable row is left out, and that is told.
+
+    Raises:
+        InvalidInput: no training row is left, or the model cannot take a row that the spec allows.
+    """
+    train = _encode(child, "train", described.train_rows, described)
+    if unknown := train.report.unknown_step_types:
+        child.story("unknown_step_types", f"step_weights names types that no row has: {', '.join(unknown)}")
+    if not described.validation_rows:
+        return TrainingData(train)
+    try:
+        return TrainingData(train, _encode(child, "validation", described.validation_rows, described))
+    except UnusableData as error:
+        child.story("no_validation", f"no validation loss will be reported: {error}")
+        return TrainingData(train)
+
+
+def _encode(child: Child, split: Split, rows: Sequence[DatasetRow], described: Description) -> EncodedRows:
+    encoded = encode_rows(rows, described.tokenizer, described.template, described.spec, described.config)
+    report = encoded.report
+    story = "; ".join(_story(split, encoded, described))
+    child.story("encoded", story, split=split, rows=report.rows, kept=report.kept, dropped=report.dropped)
+    return encoded
+
+
+def _story(split: Split, encoded: EncodedRows, described: Description) -> Iterator[str]:
+    """What became of a split, in phrases."""
+    report, spec = encoded.report, described.spec
+    yield f"{split}: {report.kept} of {report.rows} rows, {report.trained_tokens} trained tokens"
+    if spec.packs_rows:
+        yield f"packed into {len(encoded.packs)} sequences, {report.fill:.0%} full"
+    if report.dropped_unpaired:
+        yield f"{report.dropped_unpaired} rows have no rejected answer and are dropped"
+    if report.dropped_alike:
+        yield f"{report.dropped_alike} pairs say the same twice to target {spec.target!r} and are dropped"
+    if dropped := report.dropped_long:
+        shown = ", ".join(map(str, dropped[:20])) + (" …" if len(dropped) > 20 else "")
+        limit = min(spec.max_tokens, described.config.max_positions)
+        yield f"{len(dropped)} rows are longer than {limit} tokens and dropped: {shown}"
