@@ -22,6 +22,7 @@ from tunix_rt_trainer.engine import loop, state
 from tunix_rt_trainer.engine.examples import encode_rows
 from tunix_rt_trainer.engine.loop import TrainingData
 from tunix_rt_trainer.engine.progress import StepInfo
+from tunix_rt_trainer.engine.tokenise import tokenise
 
 CONFIG = PRESETS["tiny"]
 TOKENIZER = byte_tokenizer()
@@ -57,7 +58,8 @@ def measure_model() -> list[Measurement]:
 
 def training_tokens_per_s(spec: SftSpec) -> float:
     """Tokens per second, padding excluded: the median window after the first steps, which compile."""
-    data = TrainingData(encode_rows(_rows(TRACES), TOKENIZER, TEMPLATE, spec, CONFIG))
+    rows = _rows(TRACES)
+    data = TrainingData(encode_rows(rows, tokenise(rows, TOKENIZER, TEMPLATE, spec), spec, CONFIG))
     started = state.init(CONFIG, spec, transformer.init_params(CONFIG, jax.random.key(0)))
     steps = loop.train(CONFIG, spec, started, data, save=lambda *_: None)
     for _ in islice(steps, WARM_UP_STEPS):

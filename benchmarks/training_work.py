@@ -14,6 +14,7 @@ from tunix_rt_modeling.config import ModelConfig
 from tunix_rt_modeling.tokenizer import load_tokenizer
 from tunix_rt_trainer.engine.batches import training_batch
 from tunix_rt_trainer.engine.examples import EncodedRows, encode_rows
+from tunix_rt_trainer.engine.tokenise import tokenise
 
 ROWS = 2_000
 SPEC = SftSpec(batch_size=8, max_tokens=512, packing=True, epochs=100.0)
@@ -37,7 +38,7 @@ def encoded_rows(data: Path) -> EncodedRows:
     template = ChatTemplate.of(tokenizer.chat_template, tokenizer.bos_token, tokenizer.eos_token)
     with (data / "gsm8k" / "train.jsonl").open() as lines:
         rows = [row_from_trace(import_gsm8k(json.loads(line))) for line in islice(lines, ROWS)]
-    return encode_rows(rows, tokenizer, template, SPEC, CONFIG)
+    return encode_rows(rows, tokenise(rows, tokenizer, template, SPEC), SPEC, CONFIG)
 
 
 def write_work(data: Path, folder: Path) -> EncodedRows:

@@ -65,6 +65,20 @@ def test_plan_says_what_the_run_then_does(sums):
     assert plan["seconds"] > 0
 
 
+def test_rows_are_tokenised_once_for_all_that_read_them_so(sums):
+    kept = sums.home / "tokens"
+    spec = {"train": {"max_tokens": 64, "max_steps": 1, "target": "answer"}, "evaluate": None}
+    before = set(kept.glob("*"))
+    ask(sums, **spec)
+    made = {file: file.stat() for file in set(kept.glob("*")) - before}
+    assert len(made) == 2
+    assert sums.wait(sums.start("sums", "tiny", **spec))["state"] == "succeeded"
+    assert set(kept.glob("*")) == before | set(made)
+    for file, state in made.items():
+        assert file.stat().st_ino == state.st_ino
+        assert file.stat().st_mtime > state.st_mtime
+
+
 def test_run_that_does_not_fit_is_refused_with_number_and_setting_and_then_fits(sums):
     train = {"batch_size": 256, "max_tokens": 64}
     refusal = ask(sums, memory_gib=0.1, train=train)["plan"]["refusal"]

@@ -8,7 +8,8 @@ from tunix_rt_common.specs import DpoSpec, SftSpec
 from tunix_rt_common.traces import Answer, Step, Trace
 from tunix_rt_modeling.config import PRESETS
 from tunix_rt_modeling.tokenizer import byte_tokenizer
-from tunix_rt_trainer.engine.examples import encode_rows, encode_segments
+from tunix_rt_trainer.engine.examples import encode_rows
+from tunix_rt_trainer.engine.tokenise import encode_segments, tokenise
 
 TOKENIZER = byte_tokenizer()
 TEMPLATE = ChatTemplate(DEFAULT_TEMPLATE, TOKENIZER.bos_token or "", TOKENIZER.eos_token)
@@ -21,7 +22,8 @@ def row(prompt="What is 2 + 2?", thought="two and two", answer="4"):
 
 
 def encode(rows, config=TINY, **fields):
-    return encode_rows(rows, TOKENIZER, TEMPLATE, SftSpec(**fields), config)
+    spec = SftSpec(**fields)
+    return encode_rows(rows, tokenise(rows, TOKENIZER, TEMPLATE, spec), spec, config)
 
 
 @pytest.mark.parametrize("target", ["trace", "answer"])
@@ -134,7 +136,8 @@ def pair(answer="4", other="5", thought="two and two", doubt="hm"):
 
 
 def encode_pairs(rows, **fields):
-    return encode_rows(rows, TOKENIZER, TEMPLATE, DpoSpec(method="dpo", **fields), TINY)
+    spec = DpoSpec(method="dpo", **fields)
+    return encode_rows(rows, tokenise(rows, TOKENIZER, TEMPLATE, spec), spec, TINY)
 
 
 def test_pair_is_two_conversations_that_begin_alike():

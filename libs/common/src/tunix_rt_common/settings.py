@@ -88,6 +88,11 @@ class Settings(BaseSettings):
         """Where children keep files that nobody else reads."""
         return self.home_dir / "scratch"
 
+    @cached_property
+    def tokens_dir(self) -> Path:
+        """Where splits are kept as token ids, for the next run that reads them."""
+        return self.home_dir / "tokens"
+
     def child_environment(self) -> dict[str, str]:
         """The variables that make a child process resolve to the same settings."""
         kept_too = {"TUNIX_RT_KEEP_EVERY_STEPS": str(self.keep_every_steps)} if self.keep_every_steps else {}

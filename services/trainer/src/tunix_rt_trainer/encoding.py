@@ -5,9 +5,12 @@ from collections.abc import Iterator, Sequence
 from tunix_rt_common.child import Child
 from tunix_rt_common.datasets import DatasetRow, Split
 from tunix_rt_common.errors import UnusableData
+from tunix_rt_common.specs import PREFERENCE_METHODS, SftSpec
 from tunix_rt_trainer.engine.examples import EncodedRows, encode_rows
 from tunix_rt_trainer.engine.loop import TrainingData
+from tunix_rt_trainer.engine.tokenise import Tokenised, tokenise
 from tunix_rt_trainer.inputs import Description
+from tunix_rt_trainer.tokencache import TokenCache
 
 
 def encode_splits(child: Child, described: Description) -> TrainingData:
@@ -29,11 +32,26 @@ def encode_splits(child: Child, described: Description) -> TrainingData:
 
 
 def _encode(child: Child, split: Split, rows: Sequence[DatasetRow], described: Description) -> EncodedRows:
-    encoded = encode_rows(rows, described.tokenizer, described.template, described.spec, described.config)
+    encoded = encode_rows(rows, _tokenised(child, split, rows, described), described.spec, described.config)
     report = encoded.report
     story = "; ".join(_story(split, encoded, described))
     child.story("encoded", story, split=split, rows=report.rows, kept=report.kept, dropped=report.dropped)
     return encoded
+
+
+def _tokenised(child: Child, split: Split, rows: Sequence[DatasetRow], described: Description) -> Tokenised:
+    """The split as token ids, which are made once for all runs that read it so."""
+    spec, digests = described.spec, described.digests
+    source = {
+        "dataset": digests.dataset_sha256,
+        "split": split,
+        "tokenizer": digests.tokenizer_sha256,
+        "target": spec.target,
+        "pairs": spec.method in PREFERENCE_METHODS,
+        "step_weights": spec.step_weights if isinstance(spec, SftSpec) else None,
+    }
+    cache = TokenCache(child.settings.tokens_dir)
+    return cache.get(source, lambda: tokenise(rows, described.tokenizer, described.template, spec))
 
 
 def _story(split: Split, encoded: EncodedRows, described: Description) -> Iterator[str]:

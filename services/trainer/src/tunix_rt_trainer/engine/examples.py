@@ -1,33 +1,20 @@
-"""Dataset rows to token ids and the weights of their losses.
+"""Which of a split's rows are trained on, and the sequences that they lie in."""
 
-The whole conversation is tokenised as one text, so that training sees exactly the tokens that serving will see; which
-of them are trained, and how much they count, follows from character offsets, never from tokenising the parts alone.
-"""
-
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float32, Int, Int32
 
-from tunix_rt_common.chat import ChatTemplate, Segment, conversation, split_by_steps
 from tunix_rt_common.datasets import DatasetRow
 from tunix_rt_common.errors import InvalidInput, UnusableData, UnusableModel
 from tunix_rt_common.specs import PREFERENCE_METHODS, SftSpec, TrainSpec
-from tunix_rt_common.traces import Trace
 from tunix_rt_modeling.config import ModelConfig
-from tunix_rt_modeling.tokenizer import Tokenizer
 from tunix_rt_trainer.engine.packing import Packs, best_fit, one_each
+from tunix_rt_trainer.engine.tokenise import Encoded, Tokenised
 
 ROWS_NAMED_IN_ERRORS = 5
-
-
-class Encoded(NamedTuple):
-    """A conversation: its tokens, and how much the loss of each counts; 0 where it is not trained."""
-
-    token_ids: Int32[np.ndarray, " tokens"]
-    loss_weights: Float32[np.ndarray, " tokens"]
 
 
 @dataclass(frozen=True)
@@ -83,10 +70,8 @@ class EncodedRows:
         return np.stack([2 * examples, 2 * examples + 1], axis=1).reshape(-1) if self.paired else examples
 
 
-def encode_rows(
-    rows: Sequence[DatasetRow], tokenizer: Tokenizer, template: ChatTemplate, spec: TrainSpec, config: ModelConfig
-) -> EncodedRows:
-    """Encode a split, dropping rows that are longer than `spec.max_tokens`.
+def encode_rows(rows: Sequence[DatasetRow], tokenised: Tokenised, spec: TrainSpec, config: ModelConfig) -> EncodedRows:
+    """A tokenised split without the rows that are longer than `spec.max_tokens`, packed where the spec asks for it.
 
     A method that learns from preferences also drops rows that are no pair, or no pair of different texts.
 
@@ -97,13 +82,12 @@ def encode_rows(
     """
     max_tokens = min(spec.max_tokens, config.max_positions)
     paired = spec.method in PREFERENCE_METHODS
-    encoded = [tuple(_encode(row, tokenizer, template, spec)) for row in rows]
-    _refuse_unknown_tokens(encoded, config.vocab_size)
-    _refuse_beyond_positions(rows, encoded, spec, config)
-    faults = [_fault(sides, max_tokens, paired=paired) for sides in encoded]
-    kept = [(row, sides) for row, sides, fault in zip(rows, encoded, faults, strict=True) if fault is None]
+    _refuse_unknown_tokens(tokenised, config.vocab_size)
+    _refuse_beyond_positions(rows, tokenised, spec, config)
+    faults = [_fault(sides, max_tokens, paired=paired) for sides in tokenised]
+    kept = [(row, sides) for row, sides, fault in zip(rows, tokenised, faults, strict=True) if fault is None]
     if not kept:
-        raise _nothing_left(rows, encoded, faults, max_tokens)
+        raise _nothing_left(rows, tokenised, faults, max_tokens)
     sides = [(row.row_id, side) for row, sides in kept for side in sides]
     lengths = [len(side.token_ids) for _, side in sides]
     packs = best_fit(lengths, max_tokens) if spec.packs_rows else one_each(len(sides))
@@ -118,7 +102,7 @@ def encode_rows(
             tokens=sum(lengths),
             trained_tokens=sum(int((side.loss_weights[1:] > 0).sum()) for _, side in sides),
             fill=sum(lengths) / (len(packs) * max_tokens),
-            longest=max(map(_length, encoded)),
+            longest=max(map(_length, tokenised)),
             dropped_unpaired=faults.count("unpaired"),
             dropped_alike=faults.count("alike"),
             unknown_step_types=_unknown_step_types(spec, [row for row, _ in kept]),
@@ -126,38 +110,6 @@ def encode_rows(
         packs=packs,
         paired=paired,
     )
-
-
-def encode_segments(
-    segments: Sequence[Segment], tokenizer: Tokenizer, step_weights: Mapping[str, float] | None = None
-) -> Encoded:
-    """Token ids of the joined text, each with the weight of the segment in which its first character lies.
-
-    A trained segment weighs 1, or what `step_weights` says of its step's type; any other weighs 0.
-    """
-    given = step_weights or {}
-    weights = [given.get(segment.step_type or "", 1.0) if segment.trained else 0.0 for segment in segments]
-    token_ids, offsets = tokenizer.encode_with_offsets("".join(segment.text for segment in segments))
-    lengths = [len(segment.text) for segment in segments]
-    of_chars = np.repeat(np.array([*weights, 0.0], np.float32), [*lengths, 1])
-    starts = np.array([start for start, _ in offsets], dtype=np.int64)
-    return Encoded(np.array(token_ids, dtype=np.int32), of_chars[starts])
-
-
-def _encode(row: DatasetRow, tokenizer: Tokenizer, template: ChatTemplate, spec: TrainSpec) -> Iterator[Encoded]:
-    step_weights = spec.step_weights if isinstance(spec, SftSpec) else None
-    for trace in _sides(row.trace(), spec):
-        prompt, reply = conversation(trace, spec.target, template)
-        pieces = split_by_steps(reply, trace, spec.target) if step_weights else (reply,)
-        yield encode_segments((prompt, *pieces), tokenizer, step_weights)
-
-
-def _sides(trace: Trace, spec: TrainSpec) -> tuple[Trace, ...]:
-    """What a row is to be read as: itself, or a chosen and a rejected answer; nothing where the one is missing."""
-    if spec.method not in PREFERENCE_METHODS:
-        return (trace,)
-    rejected = trace.with_rejected_answer()
-    return (trace, rejected) if rejected else ()
 
 
 def _length(sides: Sequence[Encoded]) -> int:
@@ -182,7 +134,7 @@ def _unknown_step_types(spec: TrainSpec, rows: Sequence[DatasetRow]) -> tuple[st
     return tuple(sorted(weighted - {step.type for row in rows for step in row.steps}))
 
 
-def _refuse_unknown_tokens(rows: Sequence[Sequence[Encoded]], vocab_size: int) -> None:
+def _refuse_unknown_tokens(rows: Tokenised, vocab_size: int) -> None:
     largest = max((int(side.token_ids.max(initial=0)) for sides in rows for side in sides), default=0)
     if largest >= vocab_size:
         raise UnusableModel(
@@ -193,10 +145,10 @@ def _refuse_unknown_tokens(rows: Sequence[Sequence[Encoded]], vocab_size: int) -
 
 
 def _refuse_beyond_positions(
-    rows: Sequence[DatasetRow], encoded: Sequence[Sequence[Encoded]], spec: TrainSpec, config: ModelConfig
+    rows: Sequence[DatasetRow], tokenised: Tokenised, spec: TrainSpec, config: ModelConfig
 ) -> None:
     """What the spec allows is never dropped silently because the model cannot see it."""
-    for number, (row, sides) in enumerate(zip(rows, encoded, strict=True), start=1):
+    for number, (row, sides) in enumerate(zip(rows, tokenised, strict=True), start=1):
         if config.max_positions < _length(sides) <= spec.max_tokens:
             raise InvalidInput(
                 f"row {number} ({row.row_id}) has {_length(sides)} tokens: {spec.max_tokens} are allowed, but the "
@@ -208,7 +160,7 @@ def _refuse_beyond_positions(
 
 def _nothing_left(
     rows: Sequence[DatasetRow],
-    encoded: Sequence[Sequence[Encoded]],
+    tokenised: Tokenised,
     faults: Sequence[_Fault | None],
     max_tokens: int,
 ) -> UnusableData:
@@ -222,7 +174,7 @@ def _nothing_left(
         )
     long = [
         (number, row.row_id, _length(sides))
-        for number, (row, sides, fault) in enumerate(zip(rows, encoded, faults, strict=True), start=1)
+        for number, (row, sides, fault) in enumerate(zip(rows, tokenised, faults, strict=True), start=1)
         if fault == "long"
     ]
     named = ", ".join(f"row {number} ({row_id}) has {length}" for number, row_id, length in long[:ROWS_NAMED_IN_ERRORS])
