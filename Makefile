@@ -14,6 +14,9 @@ PYTEST := coverage run -m pytest -q -m "not long"
 SIDE_BY_SIDE := -n auto --maxprocesses 4
 
 .DEFAULT_GOAL := help
+BENCHMARKS := quickstart_speed training_speed start_speed checkpoint_stall memory_use device_speed dispatch_speed \
+  store_speed telemetry_cost
+
 .PHONY: help quickstart up env lint format servers test test-alone test-together test-long faults bench
 
 help: ## Show what there is
@@ -62,7 +65,8 @@ test-alone: .venv/synced ## Each package's unit tests with that package synced a
 	@set -e; for pair in $(PACKAGES); do \
 	  echo "== $${pair#*:} alone"; \
 	  extra=$$([ "$${pair%%:*}" = common ] && echo "--extra server" || true); \
-	  $(ALONE) --package "$${pair#*:}" $$extra $(PYTEST) "tests/unit/$${pair%%:*}" $(SIDE_BY_SIDE) --dist loadfile; \
+	  beside=$$([ "$${pair%%:*}" = trainer ] && echo "$(SIDE_BY_SIDE) --dist loadfile" || true); \
+	  $(ALONE) --package "$${pair#*:}" $$extra $(PYTEST) "tests/unit/$${pair%%:*}" $$beside; \
 	done
 
 test-together: servers ## Tests that need more than one package
@@ -74,5 +78,5 @@ faults: servers ## Kill, stop, cut and fill real services, and audit what is lef
 test-long: servers ## The forms that take minutes: quickstart twice, five kills, real data
 	$(RUN) pytest -m long --ignore tests/faults/suite
 
-bench: .venv/synced ## Measure, and write what was measured to benchmarks/results.json
-	$(RUN) python benchmarks/quickstart_speed.py
+bench: servers ## Measure ours and its peers, one after the other, for about 20 minutes; writes benchmarks/results.json
+	@set -e; for name in $(BENCHMARKS); do echo "== $$name"; PYTHONPATH=. $(RUN) python "benchmarks/$$name.py"; done

@@ -38,7 +38,7 @@ def measure_service(home: Path) -> list[Measurement]:
     lines = _lines(TRACES, digits=3)
     with serving(home) as client:
         import_s = seconds(lambda: client.traces.upload(iter(lines), trace_format="native", source=DATASET))
-        build_s = seconds(lambda: _build(client, DATASET))
+        build_s = seconds(lambda: build(client, DATASET))
         client.traces.upload(iter(_lines(TINY_TRACES, digits=2)), source=TINY_DATASET)
         accepted = [_timed_build(client) for _ in range(TINY_BUILDS)]
     to_claim_ms = claim_delays_ms(home, {dataset_id: at for dataset_id, at, _ in accepted})
@@ -93,7 +93,8 @@ def _timed_build(client: Client) -> tuple[str, datetime, float]:
     return dataset_id, answered_at, wait_s
 
 
-def _build(client: Client, name: str) -> None:
+def build(client: Client, name: str) -> None:
+    """Have a dataset built of the traces of the source of its name."""
     spec = DatasetSpec(name=name, filters={"source": name}, validation_fraction=0.01, test_fraction=0.015)
     built = client.datasets.wait(client.datasets.build(spec).dataset_id, interval_s=POLL_S)
     if built.failure:

@@ -14,8 +14,7 @@ from statistics import median
 
 from measurement import Measurement, record, show
 from tests.e2e.bars.cluster import running_cluster
-from tests.e2e.bars.server import build_sums, small_run
-from tests.e2e.bars.test_survival import wait_for_end
+from tests.e2e.bars.server import build_sums, small_run, wait_for_end
 from tests.servers.fresh import fresh_prefix
 from tests.servers.otlp import OtlpReceiver
 from tests.servers.processes import Minio, Postgres, Redis

@@ -8,6 +8,9 @@ import os
 import sys
 from typing import NoReturn
 
+WARM_UP_STEPS = int(os.environ.get("WARM_UP_STEPS", "3"))
+"""Steps of round 0."""
+
 _answers = os.fdopen(os.dup(1), "w", buffering=1)
 os.dup2(2, 1)  # libraries print to stdout: their words go to stderr
 

@@ -9,15 +9,13 @@ import rounds
 import torch
 from llama import small_llama
 
-WARM_UP_STEPS = 3
-
 work, steps = Path(sys.argv[2]), int(sys.argv[3])
 batches = torch.from_numpy(np.load(work / "packed.npz")["token_ids"]).long()
 model = small_llama()
 optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
 step = 0
 while True:
-    count = steps if rounds.next_round() else WARM_UP_STEPS
+    count = steps if rounds.next_round() else rounds.WARM_UP_STEPS
     started_s = time.perf_counter()
     for _ in range(count):
         token_ids = batches[step % len(batches)]

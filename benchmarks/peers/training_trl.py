@@ -13,8 +13,6 @@ from llama import small_llama
 from transformers import AutoTokenizer, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
-WARM_UP_STEPS = 3
-
 data_folder, work, steps = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 packing = sys.argv[4] == "packed"
 
@@ -23,7 +21,7 @@ class Rounds(TrainerCallback):
     """Ends a round after its steps, and begins the next when told."""
 
     def __init__(self) -> None:
-        self.tokens, self.left = 0, WARM_UP_STEPS
+        self.tokens, self.left = 0, rounds.WARM_UP_STEPS
         rounds.next_round()
         self.started_s = time.perf_counter()
 

@@ -15,8 +15,6 @@ from tunix.models.llama3.model import Llama3, ModelConfig
 from tunix.sft.peft_trainer import PeftTrainer, TrainingConfig, TrainingInput
 from tunix.sft.utils import build_positions_from_mask, make_causal_attn_mask
 
-WARM_UP_STEPS = 3
-
 work, steps = Path(sys.argv[2]), int(sys.argv[3])
 token_ids = np.load(work / "packed.npz")["token_ids"]
 config = ModelConfig(
@@ -49,7 +47,7 @@ def batches() -> Iterator[TrainingInput]:
     """Batches without end; a round is over when its last step has left the device."""
     step = 0
     rounds.next_round()
-    count = WARM_UP_STEPS
+    count = rounds.WARM_UP_STEPS
     while True:
         started_s = time.perf_counter()
         for _ in range(count):

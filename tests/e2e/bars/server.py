@@ -12,9 +12,11 @@ from pathlib import Path
 
 from tunix_rt.client import Client
 from tunix_rt.synthetic import arithmetic_traces
+from tunix_rt.types import RunDetail
 from tunix_rt_common.specs import DatasetSpec, EvalSpec, OptimizerSpec, RunSpec, SamplingSpec, SftSpec
 
 START_PATIENCE_S = 60
+PATIENCE_S = 240
 
 
 @dataclass
@@ -68,6 +70,14 @@ def small_run(steps: int, *, checkpoint_every: int = 20, model_name: str = "sums
     )
     evaluate = EvalSpec(sampling=SamplingSpec(max_new_tokens=48), limit=40)
     return RunSpec(dataset="sums", base_model="tiny", train=train, evaluate=evaluate, model_name=model_name)
+
+
+def wait_for_end(client: Client, run_id: str) -> RunDetail:
+    deadline = time.monotonic() + PATIENCE_S
+    while not (run := client.runs.get(run_id)).finished:
+        assert time.monotonic() < deadline, f"still {run.state} in {run.stage} at step {run.step}"
+        time.sleep(0.2)
+    return run
 
 
 def child_pids(module: str, home: Path) -> list[int]:

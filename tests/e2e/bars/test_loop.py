@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 from tests.e2e.bars.cluster import Cluster
-from tests.e2e.bars.server import Up, build_sums, small_run
-from tests.e2e.bars.test_survival import wait_for_end
+from tests.e2e.bars.server import Up, build_sums, small_run, wait_for_end
 
 from tunix_rt.errors import ApiError
 from tunix_rt_modeling import huggingface

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 from tests.e2e.bars.cluster import SERVICES, Cluster
-from tests.e2e.bars.server import build_sums, child_pids, small_run
-from tests.e2e.bars.test_survival import wait_for_end
+from tests.e2e.bars.server import build_sums, child_pids, small_run, wait_for_end
 from tests.servers.otlp import OtlpReceiver, ReceivedSpan
 from tests.servers.ready import wait_until
 

@@ -8,21 +8,12 @@ from pathlib import Path
 
 import pytest
 from tests.e2e.bars.cluster import Cluster
-from tests.e2e.bars.server import Up, build_sums, child_pids, small_run, start_up
+from tests.e2e.bars.server import PATIENCE_S, Up, build_sums, child_pids, small_run, start_up, wait_for_end
 
 from tunix_rt.client import Client
 from tunix_rt.types import RunDetail
 
-PATIENCE_S = 240
 KILLS = 5
-
-
-def wait_for_end(client: Client, run_id: str) -> RunDetail:
-    deadline = time.monotonic() + PATIENCE_S
-    while not (run := client.runs.get(run_id)).finished:
-        assert time.monotonic() < deadline, f"still {run.state} in {run.stage} at step {run.step}"
-        time.sleep(0.2)
-    return run
 
 
 def wait_for_state(client: Client, run_id: str, state: str) -> RunDetail:

@@ -12,7 +12,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import orbax.checkpoint as ocp
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tunix_rt_common.errors import InvalidInput
@@ -72,6 +71,8 @@ def save(state: TrainState, directory: Path, *, seed: int, inputs: Inputs) -> Ch
 
     Several processes of one run call this together, for a directory that they share; the first of them completes it.
     """
+    import orbax.checkpoint as ocp  # read when there is something to write: the first step does not wait for it
+
     directory, is_first = directory.absolute(), jax.process_index() == 0
     if is_first:
         directory.mkdir(parents=True)
@@ -100,6 +101,8 @@ def load(directory: Path, like: TrainState, *, inputs: Inputs) -> TrainState:
     Raises:
         InvalidInput: no complete checkpoint, other inputs, or an incompatible release of a library.
     """
+    import orbax.checkpoint as ocp
+
     metadata = read_metadata(directory)
     _refuse_other_inputs(metadata.inputs, inputs)
     _refuse_incompatible_libraries(metadata.versions)

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -21,6 +22,7 @@ from tunix_rt_trainer.engine.step import compiled_step
 from tunix_rt_trainer.engine.subject import Device, Subject
 
 
+@lru_cache(maxsize=4)
 def params_shapes(config: ModelConfig) -> Params:
     """A model's weights as they are read, as shapes."""
     shapes: Params = jax.eval_shape(lambda: init_params(config, jax.random.key(0)))

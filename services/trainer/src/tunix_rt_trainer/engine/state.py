@@ -65,11 +65,20 @@ def init(
         lora = init_lora(config, spec.lora, lora_key) if adapter is None else adapter
         params = quantize_kernels(params) if spec.lora.base == "nf4" else params
     params, lora = sharding.place(mesh, config, (params, lora))
-    moments = optim.optimizer(spec.optimizer, total_steps=1).init(params if lora is None else lora)
+    moments = _moments(config, spec, params if lora is None else lora)
     if teacher:
         teacher = replace(teacher, params=sharding.place(mesh, teacher.config, teacher.params))
-    step, moments, key = sharding.place(mesh, config, (jnp.zeros((), jnp.int32), moments, key))
+    step, key = sharding.place(mesh, config, (jnp.zeros((), jnp.int32), key))
     return TrainState(step=step, params=params, lora=lora, optimizer=moments, key=key, teacher=teacher)
+
+
+def _moments(config: ModelConfig, spec: TrainSpec, weights: PyTree[Array]) -> optax.OptState:
+    """Those of the first step, each made where it stays."""
+    init = optim.optimizer(spec.optimizer, total_steps=1).init
+    mesh = mesh_of(spec)
+    places = None if mesh.size == 1 else sharding.shardings(mesh, config, jax.eval_shape(init, weights))
+    made: optax.OptState = jax.jit(init, out_shardings=places)(weights)
+    return made
 
 
 def trainable(state: TrainState) -> PyTree[Array]:
