@@ -168,6 +168,13 @@ class TrainSpec(Spec):
                 f"batch_size {self.batch_size} is not divisible by accumulation {self.accumulation}: "
                 "choose a divisor of the batch size"
             )
+        shards = self.mesh.data * (self.mesh.fsdp or 1)
+        if self.batch_size // self.accumulation % shards:
+            raise ValueError(
+                f"a micro-batch of {self.batch_size // self.accumulation} (batch_size {self.batch_size} / accumulation "
+                f"{self.accumulation}) cannot be cut into {shards} equal parts, one for each of the mesh's data x fsdp "
+                f"devices: choose a batch_size that is a multiple of {shards * self.accumulation}"
+            )
         return self
 
     @property
