@@ -235,7 +235,6 @@ class Decoder(nn.Module):
         embed = nn.Embed(
             config.vocab_size,
             config.hidden_size,
-            dtype=config.compute_dtype,
             embedding_init=nn.initializers.normal(0.02),
             name="embed_tokens",
         )
@@ -246,7 +245,8 @@ class Decoder(nn.Module):
             in_axes=(0, nn.broadcast),
             length=config.num_layers,
         )(config, name="layers")
-        hidden = constrain(embed(token_ids), "batch", None, None)
+        table = constrain(embed.embedding, "vocab", None)
+        hidden = constrain(jnp.take(table, token_ids, axis=0).astype(config.compute_dtype), "batch", None, None)
         if config.scaled_embeddings:
             hidden *= jnp.sqrt(config.hidden_size).astype(hidden.dtype)
         slides = jnp.array(config.sliding_layers or [False] * config.num_layers)
