@@ -111,6 +111,7 @@ def test_blob_is_named_by_its_hash_and_comes_back_byte_for_byte(store, tmp_path,
     assert blob == Blob(hashlib.sha256(content).hexdigest(), len(content))
     assert store.put_bytes(content) == blob
     assert store.read(blob.sha256) == content
+    assert store.size_bytes(blob.sha256) == len(content)
     with store.open(blob.sha256) as source:
         assert source.read() == content
     store.fetch(blob.sha256, tmp_path / "new" / "folder" / "copy")
@@ -123,6 +124,11 @@ def test_same_content_put_twice_is_one_blob(world, tmp_path):
     names = {world.store.put_file(tmp_path / "one").sha256, world.store.put_file(tmp_path / "two").sha256}
     assert {*world.names()} == {*names, world.store.put_bytes(b"same").sha256}
     assert len(names) == 1
+
+
+def test_size_of_a_blob_that_is_not_there_is_not_found(store):
+    with pytest.raises(NotFound):
+        store.size_bytes("0" * 64)
 
 
 def test_big_blob_streams_in_chunks(store):

@@ -13,6 +13,7 @@ import httpx2
 from tunix_rt.connection import Connection
 from tunix_rt.resources.datasets import Datasets
 from tunix_rt.resources.evaluations import Evaluations
+from tunix_rt.resources.imports import Imports
 from tunix_rt.resources.models import Models
 from tunix_rt.resources.plans import Plans
 from tunix_rt.resources.runs import Runs
@@ -32,6 +33,7 @@ class Client:
         self.datasets = Datasets(self._connection)
         self.runs = Runs(self._connection)
         self.plans = Plans(self._connection)
+        self.imports = Imports(self._connection)
         self.evaluations = Evaluations(self._connection)
         self.models = Models(self._connection)
 

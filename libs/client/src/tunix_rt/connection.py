@@ -20,6 +20,8 @@ Params = Mapping[str, str | int | None]
 API = "/api/v1"
 PAGE_SIZE = 200
 TIMEOUT = httpx2.Timeout(60.0, connect=5.0)
+PATIENT_TIMEOUT = httpx2.Timeout(3600.0, connect=5.0)
+"""Where a server stores or reads gigabytes before it answers."""
 ORDER_PAUSES_S = (0.2, 1.0)
 TRY_LATER = frozenset({HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT})
 
@@ -50,9 +52,19 @@ class Connection:
         """Read one document."""
         return self._send(kind, "GET", path, params=_given(params))
 
-    def send(self, method: str, path: str, kind: type[T], body: object = None, params: Params | None = None) -> T:
-        """Send one JSON document, read one."""
-        return self._send(kind, method, path, json=body, params=_given(params))
+    def send(
+        self,
+        method: str,
+        path: str,
+        kind: type[T],
+        body: object = None,
+        params: Params | None = None,
+        *,
+        patient: bool = False,
+    ) -> T:
+        """Send one JSON document, read one; patiently where the server has much to look at before it answers."""
+        timeout = PATIENT_TIMEOUT if patient else TIMEOUT
+        return self._send(kind, method, path, json=body, params=_given(params), timeout=timeout)
 
     def order(self, path: str, kind: type[T], body: object) -> T:
         """Ask for something to be made: once, however often the connection breaks before the answer is here."""
@@ -68,6 +80,14 @@ class Connection:
         """Send bytes as they come, without holding them; read one document."""
         headers = {"Content-Type": "application/x-ndjson"}
         return self._send(kind, "POST", path, content=iter(chunks), params=_given(params), headers=headers)
+
+    def put_file(self, path: str, chunks: Iterable[bytes]) -> None:
+        """Send the bytes of a file, without holding them."""
+        headers = {"Content-Type": "application/octet-stream"}
+        with self._translated():
+            response = self._http.request("PUT", path, content=iter(chunks), headers=headers, timeout=PATIENT_TIMEOUT)
+        if not response.is_success:
+            raise _refusal(response)
 
     def pages(self, path: str, kind: type[T], params: Params | None = None, *, limit: int | None = None) -> Iterator[T]:
         """Yield the items of a list, page after page, at most `limit`; pages are fetched as they are needed."""

@@ -99,7 +99,7 @@ class PreviewRow(Answer):
 
 
 class Run(Answer):
-    """A run as lists show it."""
+    """A run as lists show it; `bundle_sha256` is set where it was trained elsewhere and imported."""
 
     run_id: str
     state: str
@@ -108,6 +108,7 @@ class Run(Answer):
     dataset: str
     base_model: str
     model_name: str
+    bundle_sha256: str | None = None
     step: int
     total_steps: int | None
     failure: str | None

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -69,6 +70,14 @@ class Child:
         """Tell the user something; it goes to the captured logs too."""
         logger.info("%s", message)
         self._say(Story(kind=kind, message=message, detail=detail))
+
+    def span(self, name: str, **attributes: Any) -> AbstractContextManager[object]:
+        """Mark the block as one part of the run's trace."""
+        return telemetry.span(name, **attributes)
+
+    def annotate(self, **attributes: Any) -> None:
+        """Add to the current part what became known after it began."""
+        telemetry.annotate(**attributes)
 
     def result(self, result: dict[str, Any]) -> None:
         """Hand over what was made."""
@@ -139,7 +148,7 @@ def describe_claim(claim: Claim) -> str:
 def _connect() -> Child:
     _die_with_parent()
     logging.basicConfig(format=LOG_FORMAT, force=True)
-    for ours in ("tunix_rt_common", "__main__"):
+    for ours in ("tunix_rt_common", "tunix_rt_trainer", "__main__"):
         logging.getLogger(ours).setLevel(logging.INFO)
     settings = Settings()
     world = World.open(settings)

@@ -50,9 +50,9 @@ class DatasetRow(TraceRecord):
 
 
 class ShardEntry(TraceRecord):
-    """One JSONL file of a dataset; `path` is relative to the dataset."""
+    """One JSONL file of a dataset; `path` is its name, below no folder."""
 
-    path: str
+    path: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$")]
     split: Split
     rows: Annotated[int, Field(ge=1)]
     size_bytes: Annotated[int, Field(ge=1)]

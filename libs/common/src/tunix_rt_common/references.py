@@ -27,6 +27,7 @@ MANIFESTS = (
     DatasetRecord.manifest_sha256,
     EvaluationRecord.model_sha256,
     ModelVersionRecord.manifest_sha256,
+    RunRecord.bundle_sha256,
 )
 BLOBS = (EvaluationRecord.report_sha256, EvaluationRecord.verdict_sha256, RunRecord.logs_sha256)
 DOCUMENTS = (JobRecord.payload, JobRecord.result, ModelVersionRecord.provenance, RunRecord.pins)

@@ -49,6 +49,8 @@ class Settings(BaseSettings):
     retention_days: PositiveFloat = Field(30.0, description="age at which what nothing refers to is deleted")
     collect_every_s: Seconds = Field(3600.0, description="between two looks for what is past its retention")
 
+    max_upload_bytes: PositiveInt = Field(64 << 30, description="largest file of a bundle that the API takes")
+
     queue_secret: SecretStr | None = Field(None, description="key that signs messages; needed with redis://")
     log_format: Literal["text", "json"] = "text"
     metrics_port: Annotated[int, Field(ge=0, le=65_535)] = Field(

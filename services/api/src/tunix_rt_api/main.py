@@ -7,6 +7,7 @@ from tunix_rt_api import errors, health, scrape, web
 from tunix_rt_api.datasets import endpoints as datasets
 from tunix_rt_api.deps import Services
 from tunix_rt_api.evaluations import endpoints as evaluations
+from tunix_rt_api.imports import endpoints as imports
 from tunix_rt_api.models import endpoints as models
 from tunix_rt_api.observation import Observation
 from tunix_rt_api.plans import endpoints as plans
@@ -32,7 +33,7 @@ def create_app(settings: Settings, database: Database, store: ArtifactStore) -> 
     errors.install(app)
     app.include_router(health.router)
     app.include_router(scrape.router)
-    for noun in (traces, datasets, runs, plans, evaluations, models):
+    for noun in (traces, datasets, runs, plans, imports, evaluations, models):
         app.include_router(noun.router, prefix="/api/v1")
     app.include_router(tunix.router, prefix="/api")
     web.install(app)

@@ -1,7 +1,7 @@
 """`python -m tunix_rt_evaluator.job`: one evaluation attempt, in a process of its own.
 
-The candidate answers the evaluation set; so does the baseline where it has no report on the same questions under the
-same conditions. The gate then compares the two reports.
+The candidate answers the evaluation set, unless its answers came with it; so does the baseline where it has no report
+on the same questions under the same conditions. The gate then compares the two reports.
 """
 
 import shutil
@@ -15,13 +15,12 @@ from tunix_rt_common.child import Child, ToldToLeave, run_child
 from tunix_rt_common.datasets import DatasetManifest, DatasetRow, read_rows
 from tunix_rt_common.db.models import RunRecord
 from tunix_rt_common.endpoint import check_allowed
-from tunix_rt_common.errors import UnusableData
 from tunix_rt_common.reports import EvalReport, ServedModel
 from tunix_rt_common.settings import Settings
 from tunix_rt_common.specs import EndpointSpec, EvalSpec, RunSpec
 from tunix_rt_common.storage.bundle import FolderManifest, fetch_folder
 from tunix_rt_evaluator.endpoint import Endpoint
-from tunix_rt_evaluator.evaluation import build_report
+from tunix_rt_evaluator.evaluation import asked_rows, build_report, judge_again
 from tunix_rt_evaluator.gate import decide
 from tunix_rt_evaluator.generation import OwnEngine, Respondent, answer_all
 from tunix_rt_modeling import huggingface
@@ -36,7 +35,7 @@ def evaluate_run(child: Child) -> dict[str, Any]:
     assert spec.evaluate is not None  # noqa: S101
     manifest = child.store.get_document(DatasetManifest, pins["eval_dataset"]["manifest_sha256"])
     rows = _rows(child, manifest, spec.evaluate)
-    candidate = _report(child, child.claim.payload["manifest_sha256"], rows, spec.evaluate, manifest.dataset_sha256)
+    candidate = _candidate_report(child, rows, spec.evaluate, manifest.dataset_sha256)
     baseline = _baseline_report(child, pins["baseline"], candidate, rows, spec.evaluate)
     with telemetry.span("gate"):
         verdict = decide(baseline, candidate, spec.gate)
@@ -47,16 +46,22 @@ def evaluate_run(child: Child) -> dict[str, Any]:
     }
 
 
-def _rows(child: Child, manifest: DatasetManifest, spec: EvalSpec) -> list[DatasetRow]:
+def _rows(child: Child, manifest: DatasetManifest, spec: EvalSpec) -> Sequence[DatasetRow]:
     shards = [shard for shard in manifest.shards if shard.split == spec.split]
     rows = [row for shard in shards for row in read_rows(child.store.read(shard.sha256).splitlines())]
-    if not rows:
-        raise UnusableData(
-            f"split {spec.split!r} of {manifest.name}@{manifest.version} has no rows: build the dataset with a larger "
-            f"{spec.split} fraction, or evaluate on another split",
-            field="evaluate.split",
-        )
-    return rows[: spec.limit]
+    return asked_rows(manifest, rows, spec)
+
+
+def _candidate_report(child: Child, rows: Sequence[DatasetRow], spec: EvalSpec, dataset_sha256: str) -> EvalReport:
+    """The model's answers under our judge; those of a bundle are not asked for again, but the model has to load."""
+    model_sha256, brought = child.claim.payload["manifest_sha256"], child.claim.payload.get("report_sha256")
+    if brought is None:
+        return _report(child, model_sha256, rows, spec, dataset_sha256)
+    child.story("judging_again", f"judges the {len(rows)} answers that came with model {model_sha256[:12]}")
+    _respondent(child, model_sha256, spec)
+    with telemetry.span("judge", judge=spec.judge):
+        report = child.store.get_document(EvalReport, brought)
+        return judge_again(report, rows, spec, model_sha256=model_sha256, dataset_sha256=dataset_sha256)
 
 
 def _report(

@@ -7,12 +7,12 @@ from uuid import UUID
 
 from tunix_rt_common.db.models import DatasetRecord, utc_now
 from tunix_rt_common.errors import UnusableData
+from tunix_rt_common.shards import BuiltShards, build_shards
 from tunix_rt_common.specs import DatasetSpec
+from tunix_rt_common.splits import assign_splits
 from tunix_rt_common.version import CODE_VERSION
 from tunix_rt_common.world import World
 from tunix_rt_registry.selection import prompt_groups, read_rows, select_traces
-from tunix_rt_registry.shards import BuiltShards, build_shards
-from tunix_rt_registry.splits import assign_splits
 
 
 def build(world: World, dataset_id: UUID) -> dict[str, Any]:

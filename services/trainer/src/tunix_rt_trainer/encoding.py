@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 
-from tunix_rt_common.child import Child
 from tunix_rt_common.datasets import DatasetRow, Split
 from tunix_rt_common.errors import UnusableData
 from tunix_rt_common.specs import PREFERENCE_METHODS, SftSpec
@@ -11,35 +10,38 @@ from tunix_rt_trainer.engine.loop import TrainingData
 from tunix_rt_trainer.engine.tokenise import Tokenised, tokenise
 from tunix_rt_trainer.inputs import Description
 from tunix_rt_trainer.tokencache import TokenCache
+from tunix_rt_trainer.voice import Voice
 
 
-def encode_splits(child: Child, described: Description) -> TrainingData:
+def encode_splits(voice: Voice, described: Description, cache: TokenCache) -> TrainingData:
     """Encode both splits; a validation split without a usable row is left out, and that is told.
 
     Raises:
         InvalidInput: no training row is left, or the model cannot take a row that the spec allows.
     """
-    train = _encode(child, "train", described.train_rows, described)
+    train = _encode(voice, described, cache, "train", described.train_rows)
     if unknown := train.report.unknown_step_types:
-        child.story("unknown_step_types", f"step_weights names types that no row has: {', '.join(unknown)}")
+        voice.story("unknown_step_types", f"step_weights names types that no row has: {', '.join(unknown)}")
     if not described.validation_rows:
         return TrainingData(train)
     try:
-        return TrainingData(train, _encode(child, "validation", described.validation_rows, described))
+        return TrainingData(train, _encode(voice, described, cache, "validation", described.validation_rows))
     except UnusableData as error:
-        child.story("no_validation", f"no validation loss will be reported: {error}")
+        voice.story("no_validation", f"no validation loss will be reported: {error}")
         return TrainingData(train)
 
 
-def _encode(child: Child, split: Split, rows: Sequence[DatasetRow], described: Description) -> EncodedRows:
-    encoded = encode_rows(rows, _tokenised(child, split, rows, described), described.spec, described.config)
+def _encode(
+    voice: Voice, described: Description, cache: TokenCache, split: Split, rows: Sequence[DatasetRow]
+) -> EncodedRows:
+    encoded = encode_rows(rows, _tokenised(described, cache, split, rows), described.spec, described.config)
     report = encoded.report
     story = "; ".join(_story(split, encoded, described))
-    child.story("encoded", story, split=split, rows=report.rows, kept=report.kept, dropped=report.dropped)
+    voice.story("encoded", story, split=split, rows=report.rows, kept=report.kept, dropped=report.dropped)
     return encoded
 
 
-def _tokenised(child: Child, split: Split, rows: Sequence[DatasetRow], described: Description) -> Tokenised:
+def _tokenised(described: Description, cache: TokenCache, split: Split, rows: Sequence[DatasetRow]) -> Tokenised:
     """The split as token ids, which are made once for all runs that read it so."""
     spec, digests = described.spec, described.digests
     source = {
@@ -50,7 +52,6 @@ def _tokenised(child: Child, split: Split, rows: Sequence[DatasetRow], described
         "pairs": spec.method in PREFERENCE_METHODS,
         "step_weights": spec.step_weights if isinstance(spec, SftSpec) else None,
     }
-    cache = TokenCache(child.settings.tokens_dir)
     return cache.get(source, lambda: tokenise(rows, described.tokenizer, described.template, spec))
 
 

@@ -1,4 +1,4 @@
-"""What a run stands on, from its pins: rows, models, tokenizer, template, and the digests of them all.
+"""What a run stands on, wherever it comes from: rows, models, tokenizer, template, and the digests of them all.
 
 Weights come last: what can be refused without them is refused before they are read.
 """
@@ -8,18 +8,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jax
 from jaxtyping import Array, PyTree
 
 from tunix_rt_common.chat import ChatTemplate, end_of_turn
-from tunix_rt_common.datasets import DatasetManifest, DatasetRow, Split, read_rows
+from tunix_rt_common.datasets import DatasetRow
 from tunix_rt_common.errors import UnusableModel
 from tunix_rt_common.peft import ADAPTER_CONFIG, read_adapter_config
-from tunix_rt_common.specs import RunSpec, TrainSpec
-from tunix_rt_common.storage import ArtifactStore
-from tunix_rt_common.storage.bundle import FolderManifest, fetch_folder
+from tunix_rt_common.specs import TrainSpec
 from tunix_rt_common.vocabulary import check_same_vocabulary, read_vocabulary
 from tunix_rt_modeling import huggingface
 from tunix_rt_modeling.config import PRESETS, ModelConfig
@@ -32,8 +29,24 @@ from tunix_rt_trainer.engine.device import on_device
 from tunix_rt_trainer.engine.state import Teacher
 
 ADAPTER_FIELD = "train.lora.adapter"
-WEIGHTS_SUFFIX = ".safetensors"
-Pin = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A model or adapter directory on this machine, and the digest that its content is known by."""
+
+    name: str
+    folder: Path
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Models:
+    """What a run's models are read from; a base that is a preset's name has weights of the seed."""
+
+    base: ModelFolder | str
+    teacher: ModelFolder | None = None
+    adapter: ModelFolder | None = None
 
 
 @dataclass(frozen=True)
@@ -63,50 +76,53 @@ class Weights:
     teacher: Teacher | None
 
 
-def describe_inputs(store: ArtifactStore, spec: RunSpec, pins: dict[str, Any], scratch: Path) -> Description:
-    """Fetch and verify the pinned inputs, leaving out the weights.
+def describe_inputs(
+    spec: TrainSpec,
+    models: Models,
+    *,
+    dataset_sha256: str,
+    train_rows: Sequence[DatasetRow],
+    validation_rows: Sequence[DatasetRow],
+) -> Description:
+    """Read what describes the models of a run, and put it together with its rows.
 
     Raises:
         UnusableModel: a model's description is malformed, or does not fit the base model's.
     """
-    manifest = store.get_document(DatasetManifest, pins["dataset"]["manifest_sha256"])
-    config, tokenizer = _model(store, pins["base_model"], scratch / "base-model")
+    config, tokenizer = _model(models.base)
     template = ChatTemplate.of(tokenizer.chat_template, tokenizer.bos_token, tokenizer.eos_token)
     return Description(
-        spec=_adapted(store, spec.train, pins.get("adapter"), scratch / "adapter"),
+        spec=_adapted(spec, models.adapter),
         config=ending_turns(config, tokenizer, template),
         tokenizer=tokenizer,
         template=template,
-        teacher=_teacher(store, pins.get("teacher"), config, tokenizer, scratch / "teacher"),
-        base_name=pins["base_model"]["name"],
-        train_rows=_rows(store, manifest, "train"),
-        validation_rows=_rows(store, manifest, "validation"),
+        teacher=_teacher(models.teacher, config, tokenizer),
+        base_name=models.base if isinstance(models.base, str) else models.base.name,
+        train_rows=train_rows,
+        validation_rows=validation_rows,
         digests=Inputs(
-            spec_sha256=spec_sha256(spec.train),
-            dataset_sha256=manifest.dataset_sha256,
+            spec_sha256=spec_sha256(spec),
+            dataset_sha256=dataset_sha256,
             tokenizer_sha256=_files_sha256(tokenizer.files()),
-            base_model_sha256=_models_sha256(pins, spec.train.seed),
+            base_model_sha256=_models_sha256(models, spec.seed),
         ),
     )
 
 
-def load_weights(store: ArtifactStore, described: Description, pins: dict[str, Any], scratch: Path) -> Weights:
-    """Fetch and read the weights, into the folders where `describe_inputs` has put what describes them.
+def load_weights(described: Description, models: Models) -> Weights:
+    """Read the weights of the models that were described.
 
     Raises:
         UnusableModel: they are malformed, or do not fit their config or the base model.
     """
-    base, adapter, teacher = pins["base_model"], pins.get("adapter"), pins.get("teacher")
-    seed, learned, taught = described.spec.seed, None, None
-    params = _params(store, base, described.config, seed, scratch / "base-model")
-    if adapter:
-        folder = _fetch(store, adapter, scratch / "adapter", weights=True)
+    params, adapter, teacher = _params(models.base, described), None, None
+    if models.adapter:
         with _faults_of(ADAPTER_FIELD):
-            learned, _ = read_peft(folder, described.config)
-    if teacher and described.teacher:
+            adapter, _ = read_peft(models.adapter.folder, described.config)
+    if models.teacher and described.teacher:
         config = on_device(described.teacher, described.spec)
-        taught = Teacher(config, _params(store, teacher, config, seed, scratch / "teacher"))
-    return Weights(params, learned, taught)
+        teacher = Teacher(config, huggingface.load_params(models.teacher.folder, config))
+    return Weights(params, adapter, teacher)
 
 
 def ending_turns(config: ModelConfig, tokenizer: Tokenizer, template: ChatTemplate) -> ModelConfig:
@@ -122,41 +138,39 @@ def ending_turns(config: ModelConfig, tokenizer: Tokenizer, template: ChatTempla
     return config.model_copy(update={"eos_token_ids": (*ends, token_id)})
 
 
-def _model(store: ArtifactStore, pin: Pin, folder: Path) -> tuple[ModelConfig, Tokenizer]:
-    if pin["preset"]:
-        return PRESETS[pin["preset"]], byte_tokenizer()
-    return huggingface.load_description(_fetch(store, pin, folder, weights=False))
+def _model(base: ModelFolder | str) -> tuple[ModelConfig, Tokenizer]:
+    if isinstance(base, str):
+        return PRESETS[base], byte_tokenizer()
+    return huggingface.load_description(base.folder)
 
 
-def _params(store: ArtifactStore, pin: Pin, config: ModelConfig, seed: int, folder: Path) -> PyTree[Array]:
-    if pin["preset"]:
-        return init_params(config, jax.random.key(seed))
-    return huggingface.load_params(_fetch(store, pin, folder, weights=True), config)
+def _params(base: ModelFolder | str, described: Description) -> PyTree[Array]:
+    if isinstance(base, str):
+        return init_params(described.config, jax.random.key(described.spec.seed))
+    return huggingface.load_params(base.folder, described.config)
 
 
-def _teacher(
-    store: ArtifactStore, pin: Pin | None, config: ModelConfig, tokenizer: Tokenizer, folder: Path
-) -> ModelConfig | None:
+def _teacher(found: ModelFolder | None, config: ModelConfig, tokenizer: Tokenizer) -> ModelConfig | None:
     """The model to learn from, where there is one.
 
     Raises:
         UnusableModel: it has another vocabulary than the model.
     """
-    if pin is None:
+    if found is None:
         return None
-    teacher, its_tokenizer = _model(store, pin, folder)
+    teacher, its_tokenizer = huggingface.load_description(found.folder)
     ours = read_vocabulary(config.vocab_size, tokenizer.files()[TOKENIZER_FILE])
     theirs = read_vocabulary(teacher.vocab_size, its_tokenizer.files()[TOKENIZER_FILE])
-    check_same_vocabulary(ours, theirs, teacher_name=pin["name"])
+    check_same_vocabulary(ours, theirs, teacher_name=found.name)
     return teacher
 
 
-def _adapted(store: ArtifactStore, spec: TrainSpec, pin: Pin | None, folder: Path) -> TrainSpec:
+def _adapted(spec: TrainSpec, found: ModelFolder | None) -> TrainSpec:
     """The spec, with rank, alpha, targets and scaling of the adapter that training goes on from."""
-    if pin is None or spec.lora is None:
+    if found is None or spec.lora is None:
         return spec
     with _faults_of(ADAPTER_FIELD):
-        own = read_adapter_config(read_json(_fetch(store, pin, folder, weights=False), ADAPTER_CONFIG))
+        own = read_adapter_config(read_json(found.folder, ADAPTER_CONFIG))
     return spec.model_copy(update={"lora": own.model_copy(update={"base": spec.lora.base})})
 
 
@@ -168,24 +182,10 @@ def _faults_of(field: str) -> Iterator[None]:
         raise UnusableModel(str(error), field=field) from error
 
 
-def _fetch(store: ArtifactStore, pin: Pin, folder: Path, *, weights: bool) -> Path:
-    """The folder, with the weights of a pinned directory or with all its other files."""
-    files = store.get_document(FolderManifest, pin["manifest_sha256"]).files
-    wanted = tuple(entry for entry in files if entry.path.endswith(WEIGHTS_SUFFIX) == weights)
-    fetch_folder(store, FolderManifest(files=wanted), folder)
-    return folder
-
-
-def _rows(store: ArtifactStore, manifest: DatasetManifest, split: Split) -> list[DatasetRow]:
-    shards = [shard for shard in manifest.shards if shard.split == split]
-    return [row for shard in shards for row in read_rows(store.read(shard.sha256).splitlines())]
-
-
-def _models_sha256(pins: dict[str, Any], seed: int) -> str:
-    base = pins["base_model"]
-    others = [pin["manifest_sha256"] for pin in (pins.get("teacher"), pins.get("adapter")) if pin]
-    names = [base["manifest_sha256"] or f"preset {base['preset']} from seed {seed}", *others]
-    return hashlib.sha256(" ".join(names).encode()).hexdigest()
+def _models_sha256(models: Models, seed: int) -> str:
+    base = f"preset {models.base} from seed {seed}" if isinstance(models.base, str) else models.base.sha256
+    others = [found.sha256 for found in (models.teacher, models.adapter) if found]
+    return hashlib.sha256(" ".join([base, *others]).encode()).hexdigest()
 
 
 def _files_sha256(files: dict[str, bytes]) -> str:

@@ -16,8 +16,9 @@ from tunix_rt_common.specs import PlanSpec
 from tunix_rt_trainer.devices import device_of, flops_per_s
 from tunix_rt_trainer.encoding import encode_splits
 from tunix_rt_trainer.engine.plan import make_plan
-from tunix_rt_trainer.inputs import describe_inputs
+from tunix_rt_trainer.pinnedinputs import describe_pinned
 from tunix_rt_trainer.preflight import subject_of
+from tunix_rt_trainer.tokencache import TokenCache
 
 
 def plan_run(child: Child) -> dict[str, Any]:
@@ -32,8 +33,8 @@ def plan_run(child: Child) -> dict[str, Any]:
 
     child.settings.scratch_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=child.settings.scratch_dir, prefix="plan-") as scratch, telemetry.span("data"):
-        described = describe_inputs(child.store, spec, pins, Path(scratch))
-        data = encode_splits(child, described)
+        described = describe_pinned(child.store, spec.train, pins, Path(scratch))
+        data = encode_splits(child, described, TokenCache(child.settings.tokens_dir))
     subject = subject_of(described, data, on_cpu=device.is_host)
     with telemetry.span("plan"):
         speed = flops_per_s(device, subject.config.compute_dtype)

@@ -1,6 +1,5 @@
 """The last look before weights are read: whether the run fits the device that this process has."""
 
-from tunix_rt_common.child import Child
 from tunix_rt_common.errors import InvalidInput
 from tunix_rt_trainer.devices import claimed_device
 from tunix_rt_trainer.engine.device import on_device
@@ -9,6 +8,7 @@ from tunix_rt_trainer.engine.loop import TrainingData
 from tunix_rt_trainer.engine.plan import refusal_of
 from tunix_rt_trainer.engine.subject import Subject
 from tunix_rt_trainer.inputs import Description
+from tunix_rt_trainer.voice import Voice
 
 
 def subject_of(described: Description, data: TrainingData, *, on_cpu: bool | None = None) -> Subject:
@@ -18,7 +18,7 @@ def subject_of(described: Description, data: TrainingData, *, on_cpu: bool | Non
     return Subject(on_device(described.config, spec, on_cpu=on_cpu), spec, data, teacher)
 
 
-def refuse_what_does_not_fit(child: Child, described: Description, data: TrainingData) -> None:
+def refuse_what_does_not_fit(voice: Voice, described: Description, data: TrainingData) -> None:
     """Compile the run's largest step, which it would compile anyway, and compare what it needs with what there is.
 
     Raises:
@@ -26,8 +26,8 @@ def refuse_what_does_not_fit(child: Child, described: Description, data: Trainin
     """
 
     def tell(words: str) -> None:
-        child.progress(0)
-        child.story("preflight", words)
+        voice.waits()
+        voice.story("preflight", words)
 
     subject, device = subject_of(described, data), claimed_device()
     memory = step_memory(subject, device)

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tunix_rt_common.child import Child
 from tunix_rt_common.errors import Unavailable
 from tunix_rt_common.reports import FileEntry
 from tunix_rt_trainer.engine import checkpoints
 from tunix_rt_trainer.engine.checkpoints import CheckpointMetadata, Inputs
 from tunix_rt_trainer.engine.progress import StepInfo
 from tunix_rt_trainer.engine.state import TrainState
+from tunix_rt_trainer.voice import Voice
 
 TRIES = 3
 PAUSE_S = 1.0
@@ -43,8 +43,8 @@ class SavedCheckpoint:
 class CheckpointSaver:
     """Saves the states of one attempt. A full disk costs a few tries, and no checkpoint that was there before."""
 
-    def __init__(self, child: Child, scratch: Path, seed: int, inputs: Inputs) -> None:
-        self._child = child
+    def __init__(self, voice: Voice, scratch: Path, seed: int, inputs: Inputs) -> None:
+        self._voice = voice
         self._scratch = scratch
         self._seed = seed
         self._inputs = inputs
@@ -61,8 +61,8 @@ class CheckpointSaver:
             try:
                 return self._save(info, state)
             except Unavailable as error:
-                self._child.story("disk_full", f"checkpoint of step {info.step} is not saved yet: {error}")
-                self._child.leaving.wait(PAUSE_S)
+                self._voice.story("disk_full", f"checkpoint of step {info.step} is not saved yet: {error}")
+                self._voice.leaving.wait(PAUSE_S)
         return self._save(info, state)
 
     def _save(self, info: StepInfo, state: TrainState) -> SavedCheckpoint:

@@ -1,4 +1,4 @@
-"""`tunix-rt datasets`: build, list, show, preview, export."""
+"""`tunix-rt datasets`: build, list, show, preview, export, pull."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -159,6 +159,28 @@ def export(dataset: str, output: Path, split: Split | None, *, as_json: bool) ->
         print_json({"output": str(output), "size_bytes": size_bytes})
     elif output != STDOUT:
         note(f"{size_bytes} bytes written to {output}")
+
+
+@datasets.command()
+@click.argument("dataset")
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--force", is_flag=True, help="Replace DIR, whatever is in it.")
+@json_option
+def pull(dataset: str, folder: Path, *, force: bool, as_json: bool) -> None:
+    """Download a DATASET into DIR, every shard checked against its hash.
+
+    DIR is there in whole or not at all; `python -m tunix_rt_trainer.offline` trains on it without a server.
+
+    \b
+    Example:
+      tunix-rt datasets pull sums@1 ./sums-data
+    """
+    with connect() as client, byte_progress(dataset, None) as progress:
+        manifest = client.datasets.pull(dataset, folder, replace=force, progress=progress)
+    if as_json:
+        print_json({"folder": str(folder.absolute()), "dataset_sha256": manifest.dataset_sha256})
+    else:
+        note(f"{manifest.statistics.rows} rows in {len(manifest.shards)} shards in {folder}")
 
 
 def dataset_spec(name: str, filters: Sequence[str], source: str | None, given: dict[str, Any]) -> DatasetSpec:

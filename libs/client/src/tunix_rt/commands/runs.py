@@ -1,4 +1,4 @@
-"""`tunix-rt runs`: plan, create, list, show, watch, logs, trace, pause, resume, cancel."""
+"""`tunix-rt runs`: plan, create, import, list, show, watch, logs, trace, pause, resume, cancel."""
 
 import sys
 from typing import Any
@@ -8,6 +8,7 @@ import click
 from tunix_rt.client import Client
 from tunix_rt.commands.options import checked, json_option, limit_option
 from tunix_rt.commands.planning import plan_run
+from tunix_rt.commands.runimport import import_
 from tunix_rt.commands.runspec import whole_spec, whole_spec_options
 from tunix_rt.commands.watch import show_outcome, watch_to_end
 from tunix_rt.commands.waterfall import print_waterfall
@@ -81,6 +82,9 @@ def create(*, wait: bool, dry_run: bool, as_json: bool, **given: Any) -> ExitCod
             return watch_to_end(client, run.run_id, own_world=server.own, as_json=as_json)
     print_json(run) if as_json else _show_accepted(run)
     return ExitCode.OK
+
+
+runs.add_command(import_)
 
 
 @runs.command("list")
@@ -263,6 +267,7 @@ def _show(run: RunDetail) -> None:
         [
             ("dataset", run.dataset),
             ("base model", run.base_model),
+            ("imported from bundle", run.bundle_sha256),
             ("failure", run.failure),
             ("created", run.created_at),
             ("started", run.started_at),

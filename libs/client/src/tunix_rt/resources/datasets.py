@@ -1,12 +1,19 @@
 """Datasets: building, waiting, reading."""
 
 import time
-from collections.abc import Iterator, Sequence
-from typing import Literal
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from tunix_rt.connection import Connection, quoted
+from tunix_rt.downloads import Progress, ignore_progress, placed_folder, save
+from tunix_rt.errors import ClientError
 from tunix_rt.types import TERMINAL_STATES, Dataset, DatasetDetail, PreviewRow
 from tunix_rt_common.specs import DatasetSpec, Target
+
+if TYPE_CHECKING:
+    from tunix_rt_common.datasets import DatasetManifest
 
 Split = Literal["train", "validation", "test"]
 
@@ -43,7 +50,49 @@ class Datasets:
         params = {"target": target, "split": split, "limit": limit}
         return self._connection.get(f"/datasets/{quoted(reference)}/preview", tuple[PreviewRow, ...], params)
 
-    def export(self, reference: str, *, split: Split | None = None) -> Iterator[bytes]:
+    def export(self, reference: str, *, split: Split | None = None) -> Generator[bytes, None, None]:
         """Yield the rows of a version, or of one split, as bytes of newline-delimited JSON."""
         with self._connection.stream(f"/datasets/{quoted(reference)}/export.jsonl", {"split": split}) as chunks:
             yield from chunks
+
+    def pull(
+        self, reference: str, folder: Path, *, replace: bool = False, progress: Progress = ignore_progress
+    ) -> "DatasetManifest":
+        """Download a version as its manifest and shards; `folder` is there in whole, every hash checked, or not at all.
+
+        Raises:
+            ClientError: the version is not built, or `folder` is not empty and `replace` is not given.
+            DamagedDownload: a shard is not what the manifest lists.
+        """
+        from tunix_rt_common.datasetfolder import write_manifest
+        from tunix_rt_common.datasets import DatasetManifest
+
+        found = self._connection.get(f"/datasets/{quoted(reference)}", dict[str, Any])["manifest"]
+        if found is None:
+            raise ClientError(f"{reference} has not been built: `tunix-rt datasets show {reference}` says why")
+        manifest = DatasetManifest.model_validate(found)
+        with placed_folder(folder, replace=replace) as fresh:
+            write_manifest(fresh, manifest)
+            with closing(self.export(reference)) as chunks:
+                rows = _Cutter(chunks)
+                for shard in manifest.shards:
+                    save(rows.take(shard.size_bytes), fresh / shard.path, shard.sha256, progress)
+        return manifest
+
+
+class _Cutter:
+    """Cuts a stream of chunks into pieces of given sizes."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks = chunks
+        self._held = b""
+
+    def take(self, size_bytes: int) -> Iterator[bytes]:
+        """The next bytes, so many of them, or what is left."""
+        while size_bytes:
+            self._held = self._held or next(self._chunks, b"")
+            piece, self._held = self._held[:size_bytes], self._held[size_bytes:]
+            if not piece:
+                return
+            size_bytes -= len(piece)
+            yield piece

@@ -111,6 +111,8 @@ class RunRecord(Base):
     pins: Mapped[Document]
     labels: Mapped[Document] = mapped_column(default=dict)
     dataset_id: Mapped[UUID] = mapped_column(ForeignKey("datasets.id"))
+    bundle_sha256: Mapped[str | None] = mapped_column(String(64), unique=True)
+    """Of the bundle that the run was imported from; None where it was trained here, or ended badly and was redone."""
     project: Mapped[str] = mapped_column(String(64), default="default", server_default="default")
     traceparent: Mapped[str | None] = mapped_column(String(55))
     state: Mapped[str] = mapped_column(String(16))

@@ -89,6 +89,10 @@ class ArtifactStore(ABC):
         """The blob's bytes as a stream, unverified; `NotFound` when there is no such blob."""
 
     @abstractmethod
+    def size_bytes(self, sha256: str) -> int:
+        """How large the blob is; `NotFound` when there is no such blob."""
+
+    @abstractmethod
     def blobs(self) -> Iterator[StoredBlob]:
         """Every blob, in no order; one put or deleted meanwhile may be among them or not."""
 

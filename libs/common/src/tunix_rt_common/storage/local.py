@@ -39,14 +39,13 @@ class LocalStore(ArtifactStore):
 
     def open(self, sha256: str) -> AbstractContextManager[BinaryIO]:
         """The file behind a digest."""
-        try:
+        with self._reading(sha256):
             return self._path(sha256).open("rb")
-        except FileNotFoundError:
-            raise NotFound(f"no blob {sha256}") from None
-        except OSError as error:
-            raise Unavailable(
-                f"the artifact folder {self._root} cannot be read ({error.strerror}): mount it"
-            ) from error
+
+    def size_bytes(self, sha256: str) -> int:
+        """The file's size."""
+        with self._reading(sha256):
+            return self._path(sha256).stat().st_size
 
     def blobs(self) -> Iterator[StoredBlob]:
         """The files in our folders that have a blob's name."""
@@ -94,6 +93,17 @@ class LocalStore(ArtifactStore):
             finally:
                 with suppress(OSError):
                     aside.unlink()
+
+    @contextmanager
+    def _reading(self, sha256: str) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError:
+            raise NotFound(f"no blob {sha256}") from None
+        except OSError as error:
+            raise Unavailable(
+                f"the artifact folder {self._root} cannot be read ({error.strerror}): mount it"
+            ) from error
 
     @contextmanager
     def _writing(self) -> Iterator[None]:

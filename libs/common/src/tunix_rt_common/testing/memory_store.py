@@ -38,10 +38,11 @@ class MemoryStore(ArtifactStore):
 
     def open(self, sha256: str) -> AbstractContextManager[BinaryIO]:
         """The bytes as a stream."""
-        try:
-            return BytesIO(self.contents[check_sha256(sha256)])
-        except KeyError:
-            raise NotFound(f"no blob {sha256}") from None
+        return BytesIO(self._content(sha256))
+
+    def size_bytes(self, sha256: str) -> int:
+        """How many bytes there are."""
+        return len(self._content(sha256))
 
     def blobs(self) -> Iterator[StoredBlob]:
         """What is kept now."""
@@ -62,3 +63,9 @@ class MemoryStore(ArtifactStore):
     def probe(self) -> Capabilities:
         """Nothing is ever in the way."""
         return Capabilities()
+
+    def _content(self, sha256: str) -> bytes:
+        try:
+            return self.contents[check_sha256(sha256)]
+        except KeyError:
+            raise NotFound(f"no blob {sha256}") from None

@@ -62,7 +62,7 @@ def built_dataset(session: Session, reference: str, field: str) -> DatasetRecord
 
 
 def build_job(session: Session, dataset: DatasetRecord) -> JobRecord:
-    """The job that builds, or built, a dataset."""
+    """The job that builds, or built, a dataset; one that came with a bundle has none."""
     return session.scalars(select(JobRecord).where(JobRecord.dataset_id == dataset.id)).one()
 
 
@@ -75,13 +75,13 @@ def read_manifest(store: ArtifactStore, dataset: DatasetRecord) -> DatasetManife
 
 def show(session: Session, dataset: DatasetRecord) -> DatasetOut:
     """A dataset as lists show it."""
-    job = build_job(session, dataset)
+    job = None if dataset.manifest_sha256 else build_job(session, dataset)
     return DatasetOut(
         dataset_id=dataset.id,
         name=dataset.name,
         version=dataset.version,
-        state=JobState(job.state),
-        failure=job.failure,
+        state=JobState(job.state) if job else JobState.SUCCEEDED,
+        failure=job.failure if job else None,
         dataset_sha256=dataset.dataset_sha256,
         manifest_sha256=dataset.manifest_sha256,
         spec=DatasetSpec.model_validate(dataset.spec),

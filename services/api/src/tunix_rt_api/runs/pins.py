@@ -71,12 +71,12 @@ def pin(
     models = pin_models(session, services, spec, taken, kept)
     model_name = spec.model_name or dataset.name
     pins = Pins(
-        dataset=_pin_dataset(dataset),
-        eval_dataset=_pin_dataset(eval_dataset),
+        dataset=pin_dataset(dataset),
+        eval_dataset=pin_dataset(eval_dataset),
         base_model=models[BASE],
         teacher=models.get(TEACHER),
         adapter=models.get(ADAPTER),
-        baseline=_pin_baseline(session, model_name, spec.alias),
+        baseline=pin_baseline(session, model_name, spec.alias),
         model_name=model_name,
     )
     return dataset, asdict(pins)
@@ -111,12 +111,14 @@ def _need_rows(services: Services, dataset: DatasetRecord, eval_dataset: Dataset
         )
 
 
-def _pin_dataset(dataset: DatasetRecord) -> DatasetPin:
+def pin_dataset(dataset: DatasetRecord) -> DatasetPin:
+    """A built dataset, by content."""
     assert dataset.manifest_sha256 and dataset.dataset_sha256  # noqa: S101, PT018
     return DatasetPin(dataset.name, dataset.version, dataset.manifest_sha256, dataset.dataset_sha256)
 
 
-def _pin_baseline(session: Session, model_name: str, alias: str) -> BaselinePin | None:
+def pin_baseline(session: Session, model_name: str, alias: str) -> BaselinePin | None:
+    """Whoever holds the alias now."""
     current = current_alias(session, model_name, alias)
     if current is None:
         return None

@@ -10,7 +10,7 @@ from tunix_rt_common.specs import RunSpec
 
 
 class RunOut(BaseModel):
-    """A run as lists show it."""
+    """A run as lists show it; `bundle_sha256` is set where it was trained elsewhere and imported."""
 
     run_id: UUID
     state: str
@@ -19,6 +19,7 @@ class RunOut(BaseModel):
     dataset: str
     base_model: str
     model_name: str
+    bundle_sha256: str | None
     step: int
     total_steps: int | None
     failure: str | None

@@ -126,6 +126,7 @@ def show(run: RunRecord) -> RunOut:
         dataset=f"{run.pins['dataset']['name']}@{run.pins['dataset']['version']}",
         base_model=run.pins["base_model"]["name"],
         model_name=run.pins["model_name"],
+        bundle_sha256=run.bundle_sha256,
         step=run.step,
         total_steps=run.total_steps,
         failure=run.failure,
@@ -154,12 +155,20 @@ def show_detail(session: Session, run: RunRecord) -> RunDetail:
             )
             for c in checkpoints
         ],
-        training=next((job.result for job in jobs if job.kind == "train"), None),
+        training=_training(jobs),
         evaluation_id=evaluation.id if evaluation else None,
         decision=evaluation.decision if evaluation else None,
         reason=evaluation.reason if evaluation else None,
         model_version=version,
     )
+
+
+def _training(jobs: Sequence[JobRecord]) -> dict[str, Any] | None:
+    """What training came to; of an imported run, what its first job was given."""
+    first = next(iter(jobs), None)
+    if first is None:
+        return None
+    return first.result if first.kind == "train" else first.payload
 
 
 def show_job(job: JobRecord) -> JobOut:

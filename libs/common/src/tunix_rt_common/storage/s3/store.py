@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from minio.datatypes import Object
 
-from tunix_rt_common.errors import Unavailable
+from tunix_rt_common.errors import NotFound, Unavailable
 from tunix_rt_common.storage.base import (
     LONGEST_LINK_S,
     SHA256,
@@ -65,6 +65,13 @@ class S3Store(ArtifactStore):
     def open(self, sha256: str) -> AbstractContextManager[BinaryIO]:
         """The object behind a digest; a download that breaks off is taken up where it broke."""
         return self._bucket.open(self._key(sha256))
+
+    def size_bytes(self, sha256: str) -> int:
+        """What S3 says of the object."""
+        found = self._bucket.head(self._key(sha256))
+        if found is None or found.size is None:
+            raise NotFound(f"no blob {sha256}")
+        return found.size
 
     def blobs(self) -> Iterator[StoredBlob]:
         """The listing of our prefix; objects that are not ours by name are left out."""

@@ -6,9 +6,9 @@ import pytest
 
 from tunix_rt_common.datasets import DatasetRow, read_rows, row_from_trace
 from tunix_rt_common.errors import UnusableData
+from tunix_rt_common.shards import BuiltShards, ShardWriter, build_shards
 from tunix_rt_common.specs import DatasetSpec
 from tunix_rt_common.traces import Trace
-from tunix_rt_registry.shards import BuiltShards, ShardWriter, build_shards
 
 
 def row(number: int) -> DatasetRow:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunix_rt_registry.splits import assign_splits
+from tunix_rt_common.splits import assign_splits
 
 
 def groups(count: int) -> list[str]:

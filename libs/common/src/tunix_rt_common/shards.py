@@ -97,6 +97,43 @@ class _Shard:
         )
 
 
+class RowsTally:
+    """What a manifest says of its rows, counted while they pass. Memory is of the order of the groups."""
+
+    def __init__(self) -> None:
+        self._statistics = StatisticsTally()
+        self._rows = Counter[Split]()
+        self._pairs = Counter[Split]()
+        self._split_of: dict[str, Split] = {}
+
+    def add(self, split: Split, row: DatasetRow) -> None:
+        """Count a row.
+
+        Raises:
+            UnusableData: its group was met in another split.
+        """
+        if self._split_of.setdefault(row.group, split) != split:
+            raise UnusableData(
+                f"row {row.row_id} is in split {split!r}, and other rows of its prompt in "
+                f"{self._split_of[row.group]!r}: build the dataset again, which keeps prompts together"
+            )
+        self._statistics.add(row)
+        self._rows[split] += 1
+        self._pairs[split] += row.rejected is not None
+
+    def splits(self) -> dict[Split, SplitCounts]:
+        """Rows, groups and pairs of each split."""
+        groups = Counter(self._split_of.values())
+        return {
+            split: SplitCounts(rows=self._rows[split], groups=groups[split], pairs=self._pairs[split])
+            for split in SPLITS
+        }
+
+    def statistics(self) -> DatasetStatistics:
+        """The statistics of at least one row."""
+        return self._statistics.result(groups=len(self._split_of))
+
+
 @dataclass(frozen=True)
 class BuiltShards:
     """What one pass over the rows leaves: the shards and all that the manifest says about them."""
@@ -139,24 +176,18 @@ def build_shards(
     Raises:
         UnusableData: there are no rows.
     """
-    tally, selection = StatisticsTally(), hashlib.sha256()
-    counts, pairs = Counter[Split](), Counter[Split]()
-    met: set[str] = set()
+    tally, selection = RowsTally(), hashlib.sha256()
     with ShardWriter(folder, rows_per_shard) as writer:
         for row in rows:
             split = splits[row.group]
             writer.add(split, row)
-            tally.add(row)
+            tally.add(split, row)
             selection.update(f"{row.row_id}\n".encode())
-            counts[split] += 1
-            pairs[split] += row.rejected is not None
-            met.add(row.group)
-    if not met:
+    if not writer.entries:
         raise UnusableData("no trace is selected: import traces first, or loosen the dataset's filters")
-    groups = Counter(splits[group] for group in met)
     return BuiltShards(
         shards=writer.entries,
-        splits={split: SplitCounts(rows=counts[split], groups=groups[split], pairs=pairs[split]) for split in SPLITS},
-        statistics=tally.result(groups=len(met)),
+        splits=tally.splits(),
+        statistics=tally.statistics(),
         selection_sha256=selection.hexdigest(),
     )

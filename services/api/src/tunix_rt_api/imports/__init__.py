@@ -1,0 +1,1 @@
+"""HTTP endpoints: imports of runs that were trained without a platform."""
