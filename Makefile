@@ -12,12 +12,14 @@ ALONE := env -u UV_PROJECT_ENVIRONMENT $(UV) run --frozen --isolated --exact --n
          --with coverage --with pytest --with pytest-timeout --with pytest-xdist --with hypothesis
 PYTEST := coverage run -m pytest -q -m "not long"
 SIDE_BY_SIDE := -n auto --maxprocesses 4
+TUNIX := .tools/peers/tunix
+WITH_TUNIX := PEER_TUNIX_PYTHON=$(CURDIR)/$(TUNIX)/bin/python
 
 .DEFAULT_GOAL := help
 BENCHMARKS := quickstart_speed training_speed start_speed checkpoint_stall memory_use device_speed dispatch_speed \
   store_speed telemetry_cost
 
-.PHONY: help quickstart up env lint format servers test test-alone test-together test-long faults bench
+.PHONY: help quickstart up env lint format servers test test-alone test-together test-tunix test-long faults bench
 
 help: ## Show what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -75,8 +77,16 @@ test-together: servers ## Tests that need more than one package
 faults: servers ## Kill, stop, cut and fill real services, and audit what is left; FULL=1 for the long form
 	$(RUN) pytest tests/faults/suite -q $(SIDE_BY_SIDE) --dist worksteal $(if $(FULL),,-m "not long")
 
-test-long: servers ## The forms that take minutes: quickstart twice, five kills, real data
-	$(RUN) pytest -m long --ignore tests/faults/suite
+$(TUNIX)/installed.txt: benchmarks/peers/requirements/tunix.txt | .venv/synced
+	$(UV) venv --quiet --clear --python .venv/bin/python $(TUNIX)
+	$(UV) pip install --quiet --python $(TUNIX)/bin/python -r $<
+	@cp $< $@
+
+test-tunix: .venv/synced $(TUNIX)/installed.txt ## Our engine beside google-tunix, which is installed where it is missing
+	$(WITH_TUNIX) $(RUN) pytest -q tests/engines
+
+test-long: servers $(TUNIX)/installed.txt ## The forms that take minutes: quickstart twice, five kills, real data
+	$(WITH_TUNIX) $(RUN) pytest -m long --ignore tests/faults/suite
 
 bench: servers ## Measure ours and its peers, one after the other, for about 20 minutes; writes benchmarks/results.json
 	@set -e; for name in $(BENCHMARKS); do echo "== $$name"; PYTHONPATH=. $(RUN) python "benchmarks/$$name.py"; done

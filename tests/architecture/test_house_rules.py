@@ -19,6 +19,8 @@ LONGEST_FUNCTION, LONGEST_FILE = 80, 500
 STATEFUL = {"JobRecord", "RunRecord"}
 HANDED_OUT_BY = {"markupsafe": "jinja2", "starlette": "fastapi"}
 """Packages whose objects are part of another package's own interface."""
+ELSEWHERE = {"peer.py"}
+"""Programs that run in another environment than their package's."""
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
@@ -169,7 +171,8 @@ def distribution_of(package):
 def test_package_asks_for_what_it_imports(package):
     """A shared virtual environment hides a missing dependency."""
     own = next((package / "src").iterdir()).name
-    statements = [node for source in package.glob("src/**/*.py") for node in ast.walk(TREES[source])]
+    sources = [source for source in package.glob("src/**/*.py") if source.name not in ELSEWHERE]
+    statements = [node for source in sources for node in ast.walk(TREES[source])]
     imports = [node for node in statements if isinstance(node, ast.Import | ast.ImportFrom)]
     roots = {HANDED_OUT_BY.get(name, name) for node in imports for name in imported_roots(node)}
     foreign = roots - set(sys.stdlib_module_names) - {own}

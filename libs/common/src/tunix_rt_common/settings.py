@@ -49,6 +49,7 @@ class Settings(BaseSettings):
     retention_days: PositiveFloat = Field(30.0, description="age at which what nothing refers to is deleted")
     collect_every_s: Seconds = Field(3600.0, description="between two looks for what is past its retention")
 
+    tunix_python: Path | None = Field(None, description="interpreter of the environment that holds google-tunix")
     max_upload_bytes: PositiveInt = Field(64 << 30, description="largest file of a bundle that the API takes")
 
     queue_secret: SecretStr | None = Field(None, description="key that signs messages; needed with redis://")
@@ -97,8 +98,11 @@ class Settings(BaseSettings):
 
     def child_environment(self) -> dict[str, str]:
         """The variables that make a child process resolve to the same settings."""
-        kept_too = {"TUNIX_RT_KEEP_EVERY_STEPS": str(self.keep_every_steps)} if self.keep_every_steps else {}
-        return kept_too | {
+        optional = {
+            "TUNIX_RT_KEEP_EVERY_STEPS": self.keep_every_steps,
+            "TUNIX_RT_TUNIX_PYTHON": self.tunix_python,
+        }
+        return {name: str(value) for name, value in optional.items() if value is not None} | {
             "TUNIX_RT_HOME": str(self.home_dir),
             "TUNIX_RT_DATABASE_URL": self.resolved_database_url,
             "TUNIX_RT_QUEUE_URL": self.queue_url,

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import jax
 
 from tunix_rt_common import telemetry
-from tunix_rt_common.child import Child, run_child
+from tunix_rt_common.child import Child, ToldToLeave, run_child
 from tunix_rt_common.db.models import MetricRecord, RunRecord
 from tunix_rt_common.specs import RunSpec
 from tunix_rt_common.storage.bundle import put_folder
@@ -23,13 +23,14 @@ from tunix_rt_trainer.engine.loop import TrainingData
 from tunix_rt_trainer.engine.progress import StepInfo
 from tunix_rt_trainer.engine.state import TrainState
 from tunix_rt_trainer.handover import Handover
-from tunix_rt_trainer.inputs import Description
+from tunix_rt_trainer.inputs import Description, Weights
 from tunix_rt_trainer.pinnedinputs import Pins, describe_pinned, load_pinned_weights
 from tunix_rt_trainer.preflight import refuse_what_does_not_fit
 from tunix_rt_trainer.publishing import CheckpointPublisher
 from tunix_rt_trainer.saving import CheckpointSaver
 from tunix_rt_trainer.tokencache import TokenCache
 from tunix_rt_trainer.training import Trained
+from tunix_rt_trainer.tunixengine import fit as tunixengine
 
 MODEL_FOLDER = "model"
 OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"
@@ -41,11 +42,12 @@ def train_run(child: Child) -> dict[str, Any]:
         run = session.get_one(RunRecord, child.claim.run_id)
         spec, pins = RunSpec.model_validate(run.spec).train, run.pins
     scratch = _fresh_scratch(child)
+    fit = _fit_by_tunix if spec.engine == "tunix" else _fit
     try:
         with telemetry.span("data"):
             described = describe_pinned(child.store, spec, pins, scratch)
             data = encode_splits(child, described, TokenCache(child.settings.tokens_dir))
-        trained = _fit(child, described, data, pins, scratch)
+        trained = fit(child, described, data, pins, scratch)
         with telemetry.span("store"):
             manifest_sha256 = child.store.put_document(put_folder(child.store, scratch / MODEL_FOLDER))
         return {
@@ -63,11 +65,28 @@ def train_run(child: Child) -> dict[str, Any]:
 def _fit(child: Child, described: Description, data: TrainingData, pins: Pins, scratch: Path) -> Trained:
     with telemetry.span("preflight"):
         refuse_what_does_not_fit(child, described, data)
+    weights = _weights(child, described, pins, scratch)
+    keeper = PublishedCheckpoints(child, scratch, described.spec.seed, described.digests)
+    return training.fit(child, described, weights, data, scratch / MODEL_FOLDER, keeper)
+
+
+def _fit_by_tunix(child: Child, described: Description, data: TrainingData, pins: Pins, scratch: Path) -> Trained:
+    """Devices are left to google-tunix's process."""
+    jax.config.update("jax_platforms", "cpu")  # type: ignore[no-untyped-call]
+    weights = _weights(child, described, pins, scratch)
+    python = str(child.settings.tunix_python or sys.executable)
+    return tunixengine.fit(child, described, weights, data, scratch / MODEL_FOLDER, python=python, leave=_leave)
+
+
+def _weights(child: Child, described: Description, pins: Pins, scratch: Path) -> Weights:
     with telemetry.span("weights"):
         weights = load_pinned_weights(child.store, described, pins, scratch)
     child.progress(0)
-    keeper = PublishedCheckpoints(child, scratch, described.spec.seed, described.digests)
-    return training.fit(child, described, weights, data, scratch / MODEL_FOLDER, keeper)
+    return weights
+
+
+def _leave() -> NoReturn:
+    raise ToldToLeave
 
 
 class PublishedCheckpoints:

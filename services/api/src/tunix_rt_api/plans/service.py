@@ -8,7 +8,7 @@ from tunix_rt_api.plans.schemas import PlanOut
 from tunix_rt_api.runs.pins import pin
 from tunix_rt_common import pipeline, telemetry
 from tunix_rt_common.db.models import EventRecord, JobRecord
-from tunix_rt_common.errors import NotFound, Overloaded
+from tunix_rt_common.errors import InvalidInput, NotFound, Overloaded
 from tunix_rt_common.ids import parse_id
 from tunix_rt_common.messages import JobKind
 from tunix_rt_common.pipeline import NewJob
@@ -25,8 +25,15 @@ def accept_plan(session: Session, services: Services, spec: PlanSpec) -> JobReco
     """Pin what a run would stand on, its weights excepted, and submit the planning of it.
 
     Raises:
+        InvalidInput: a reference points to nothing, or the run is another engine's.
         Overloaded: too many plans of the project wait already.
     """
+    if spec.train.engine != "jax":
+        raise InvalidInput(
+            f"engine {spec.train.engine!r} cannot be planned, since plans are made by our own compiler: plan the run "
+            "for engine 'jax'",
+            field="train.engine",
+        )
     _, pins = pin(session, services, spec, kept="description")
     _check_backlog(session, spec.project, services.settings.max_waiting_runs)
     new = NewJob(

@@ -12,9 +12,11 @@ from tunix_rt_api.runs.fits import ADAPTER, BASE, TEACHER
 from tunix_rt_api.runs.modelpins import Kept, ModelPin, pin_models, take_directories
 from tunix_rt_common.db.models import DatasetRecord, EvaluationRecord
 from tunix_rt_common.endpoint import check_allowed
+from tunix_rt_common.engines import TUNIX_MISSING, check_tunix_spec
 from tunix_rt_common.errors import EngineMissing, UnusableData
 from tunix_rt_common.promotion import current_alias
-from tunix_rt_common.specs import PREFERENCE_METHODS, RunSpec
+from tunix_rt_common.settings import Settings
+from tunix_rt_common.specs import PREFERENCE_METHODS, RunSpec, TrainSpec
 from tunix_rt_common.version import CODE_VERSION
 
 
@@ -60,7 +62,7 @@ def pin(
     Directories come first: storing them may take a while, and no database lock is held before the first query. They
     are checked, whatever is kept of them.
     """
-    check_engine(spec.train.engine)
+    check_engine(services.settings, spec.train)
     if spec.evaluate and spec.evaluate.endpoint:
         check_allowed(services.settings.endpoint_urls, spec.evaluate.endpoint.url)
     taken = take_directories(services, spec, kept)
@@ -82,10 +84,12 @@ def pin(
     return dataset, asdict(pins)
 
 
-def check_engine(engine: str) -> None:
-    """Refuse an engine that is not installed, with the command that installs it."""
-    if engine == "tunix" and find_spec("tunix") is None:
-        raise EngineMissing("engine 'tunix' is not installed: run `pip install google-tunix`, or ask for engine 'jax'")
+def check_engine(settings: Settings, spec: TrainSpec) -> None:
+    """Refuse an engine that is not installed, with the command that installs it, and what it does not do."""
+    if spec.engine == "tunix":
+        if settings.tunix_python is None and find_spec("tunix") is None:
+            raise EngineMissing(TUNIX_MISSING)
+        check_tunix_spec(spec)
 
 
 def _need_rows(services: Services, dataset: DatasetRecord, eval_dataset: DatasetRecord, spec: RunSpec) -> None:

@@ -49,9 +49,9 @@ def run(request: TunixRunRequest, services: ServicesDep, response: Response) -> 
 
 
 @router.get("/tunix/status")
-def tunix_status() -> TunixStatus:
+def tunix_status(services: ServicesDep) -> TunixStatus:
     """Whether google-tunix is installed."""
-    return service.status()
+    return service.status(services.settings)
 
 
 @router.get("/tunix/runs")

@@ -28,6 +28,7 @@ from tunix_rt_api.tunix.schemas import (
 from tunix_rt_common.db.models import DatasetRecord, JobRecord, LogRecord, RunRecord, utc_now
 from tunix_rt_common.errors import InvalidInput
 from tunix_rt_common.ids import new_id
+from tunix_rt_common.settings import Settings
 from tunix_rt_common.specs import DatasetSpec, OptimizerSpec, RunSpec, SftSpec
 from tunix_rt_common.states import TERMINAL, JobState
 
@@ -142,13 +143,14 @@ def list_runs(
     return [_item(run, _status(run, _training(session, run))) for run in runs]
 
 
-def status() -> TunixStatus:
-    """Whether google-tunix is there."""
-    available = find_spec("tunix") is not None
+def status(settings: Settings) -> TunixStatus:
+    """Whether google-tunix is there: here, or in the environment that the settings name."""
+    here = find_spec("tunix") is not None
+    available = here or settings.tunix_python is not None
     message = (
         "installed" if available else "not installed, and not needed: the engine 'jax' trains; pip install google-tunix"
     )
-    return TunixStatus(available=available, version=version("google-tunix") if available else None, message=message)
+    return TunixStatus(available=available, version=version("google-tunix") if here else None, message=message)
 
 
 def _dataset_spec(request: DatasetBuildRequest) -> DatasetSpec:
