@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from tunix_rt_common.runbundle import Metric, file_sha256
 from tunix_rt_common.storage.bundle import FolderManifest
-from tunix_rt_trainer.engine import checkpoints
+from tunix_rt_trainer.engine import checkpoints, processes
 from tunix_rt_trainer.engine.checkpoints import Inputs
 from tunix_rt_trainer.engine.progress import StepInfo
 from tunix_rt_trainer.engine.state import TrainState
@@ -26,6 +26,7 @@ class LocalCheckpoints:
     """The newest checkpoints of one run, in a folder of their own.
 
     A checkpoint is there when the list of its files is (`step-N-1.json` beside `step-N-1/`), which is written last.
+    Several processes of one run share the folder; the one that leads looks after it.
     """
 
     is_waiting = False
@@ -43,19 +44,18 @@ class LocalCheckpoints:
         Raises:
             InvalidInput: the checkpoints are another run's, or were written by libraries whose numbers may differ.
         """
-        self._remove_unlisted()
-        for listing in self._newest_first():
-            if self._is_whole(listing):
-                state = checkpoints.load(listing.with_suffix(""), like, inputs=self._inputs)
-                self._voice.story("restored", f"continues from the checkpoint of step {_step(listing)}")
-                return state
-            self._voice.story("restore_failed", f"the checkpoint of step {_step(listing)} is damaged: it is dropped")
-            self._remove(listing)
-        return None
+        name = processes.agreed(self._newest_whole() if processes.leads() else "")
+        if not name:
+            return None
+        state = checkpoints.load(self._folder / name, like, inputs=self._inputs)
+        self._voice.story("restored", f"continues from the checkpoint of step {_step(Path(name))}")
+        return state
 
     def keep(self, info: StepInfo, snapshot: TrainState) -> None:
         """Save, list, and remove what is too old."""
         saved = self._saver.save(info, snapshot)
+        if not processes.leads():
+            return
         partial = saved.folder.with_suffix(".partial")
         partial.write_text(FolderManifest(files=saved.files).model_dump_json())
         partial.replace(saved.folder.with_suffix(".json"))
@@ -71,6 +71,16 @@ class LocalCheckpoints:
     def leave(self) -> NoReturn:
         """Go; what was saved is kept."""
         raise Interrupted
+
+    def _newest_whole(self) -> str:
+        """The name of its folder; "" where there is none."""
+        self._remove_unlisted()
+        for listing in self._newest_first():
+            if self._is_whole(listing):
+                return listing.stem
+            self._voice.story("restore_failed", f"the checkpoint of step {_step(listing)} is damaged: it is dropped")
+            self._remove(listing)
+        return ""
 
     def _newest_first(self) -> list[Path]:
         return sorted(self._folder.glob("step-*.json"), key=_step, reverse=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tunix_rt_common.errors import Unavailable
 from tunix_rt_common.reports import FileEntry
-from tunix_rt_trainer.engine import checkpoints
+from tunix_rt_trainer.engine import checkpoints, processes
 from tunix_rt_trainer.engine.checkpoints import CheckpointMetadata, Inputs
 from tunix_rt_trainer.engine.progress import StepInfo
 from tunix_rt_trainer.engine.state import TrainState
@@ -26,7 +26,10 @@ TENSORSTORE_ERRNO = re.compile(r"\[os_error_code='(\d+)'\]")
 
 @dataclass(frozen=True)
 class SavedCheckpoint:
-    """A checkpoint in a folder, synced to the disk; `files` are what was hashed right after it was written."""
+    """A checkpoint in a folder, synced to the disk; `files` are what was hashed right after it was written.
+
+    A process that does not lead knows of none.
+    """
 
     step: int
     folder: Path
@@ -71,7 +74,8 @@ class CheckpointSaver:
         self._need_room()
         try:
             metadata = checkpoints.save(state, folder, seed=self._seed, inputs=self._inputs)
-            saved = SavedCheckpoint(info.step, folder, tuple(_hashed(folder)), metadata, info.validation_loss)
+            files = tuple(_hashed(folder)) if processes.leads() else ()
+            saved = SavedCheckpoint(info.step, folder, files, metadata, info.validation_loss)
         except (OSError, ValueError) as error:
             shutil.rmtree(folder, ignore_errors=True)
             if _errno(error) not in FULL:

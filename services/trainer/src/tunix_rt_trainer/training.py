@@ -20,7 +20,7 @@ from tunix_rt_modeling import huggingface, lora
 from tunix_rt_modeling.config import ModelConfig
 from tunix_rt_modeling.transformer import parameter_count
 from tunix_rt_trainer.beside import BesideTraining
-from tunix_rt_trainer.engine import checkpoints, loop, state
+from tunix_rt_trainer.engine import checkpoints, loop, processes, state
 from tunix_rt_trainer.engine.device import on_device
 from tunix_rt_trainer.engine.loop import Hook, TrainingData
 from tunix_rt_trainer.engine.progress import StepInfo
@@ -119,6 +119,8 @@ def _train(
 
     def save(info: StepInfo, current: TrainState) -> None:
         beside.start(partial(keeper.keep, info, checkpoints.snapshot(current)))
+        if processes.are_several():
+            beside.finish()  # what processes say to each other for a checkpoint must not mix with a step's
 
     def leave(info: StepInfo, current: TrainState) -> None:
         tell_step(voice, info)
@@ -174,11 +176,14 @@ def _with_reference(
 
 def _export(folder: Path, described: Description, finished: TrainState) -> int:
     """Write a Hugging Face directory, an adapter merged into it and beside that by itself; how many parameters."""
-    config, params, adapted = described.config, finished.params, described.spec.lora
-    if adapted and finished.lora is not None:
-        params = lora.merge(config, params, finished.lora, lora.scale(adapted))
-        lora.write_peft(folder / ADAPTER_FOLDER, config, finished.lora, adapted, described.base_name)
-    huggingface.save(folder, config, params, described.tokenizer)
+    config, adapted = described.config, described.spec.lora
+    params, adapter = processes.whole((finished.params, finished.lora))
+    if adapted and adapter is not None:
+        params = lora.merge(config, params, adapter, lora.scale(adapted))
+    if processes.leads():
+        huggingface.save(folder, config, params, described.tokenizer)
+        if adapted and adapter is not None:
+            lora.write_peft(folder / ADAPTER_FOLDER, config, adapter, adapted, described.base_name)
     return parameter_count(params)
 
 
