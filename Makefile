@@ -16,8 +16,8 @@ TUNIX := .tools/peers/tunix
 WITH_TUNIX := PEER_TUNIX_PYTHON=$(CURDIR)/$(TUNIX)/bin/python
 
 .DEFAULT_GOAL := help
-BENCHMARKS := quickstart_speed training_speed start_speed checkpoint_stall memory_use device_speed dispatch_speed \
-  store_speed telemetry_cost
+BENCHMARKS := quickstart_speed training_speed start_speed generation_speed checkpoint_stall memory_use device_speed \
+  dispatch_speed store_speed telemetry_cost
 
 .PHONY: help quickstart up env lint format servers test test-alone test-together test-tunix test-long faults bench
 

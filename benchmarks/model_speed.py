@@ -16,6 +16,7 @@ from tunix_rt_common.specs import LoraSpec, SamplingSpec, SftSpec
 from tunix_rt_common.traces import Trace
 from tunix_rt_modeling import transformer
 from tunix_rt_modeling.config import PRESETS
+from tunix_rt_modeling.huggingface import LoadedModel
 from tunix_rt_modeling.sampling import generate
 from tunix_rt_modeling.tokenizer import byte_tokenizer
 from tunix_rt_trainer.engine import loop, state
@@ -87,12 +88,12 @@ def matmul_gflops() -> float:
 
 def generation_tokens_per_s() -> float:
     """Tokens drawn greedily per second of whole calls (prompts in, texts out) by untrained weights."""
-    params = transformer.init_params(CONFIG, jax.random.key(0))
+    model = LoadedModel(CONFIG, transformer.init_params(CONFIG, jax.random.key(0)), TOKENIZER)
     prompts = [TOKENIZER.encode(prompt_text(row.prompt, TEMPLATE)) for row in _rows(GENERATED_ROWS)]
     sampling = SamplingSpec(max_new_tokens=MAX_NEW_TOKENS)
 
     def tokens() -> int:
-        completions = generate(CONFIG, params, TOKENIZER, prompts, sampling, batch_size=GENERATED_ROWS)
+        completions = generate(model, prompts, sampling, batch_size=GENERATED_ROWS)
         return sum(len(completion.token_ids) for _, completion in completions)
 
     drawn = tokens()

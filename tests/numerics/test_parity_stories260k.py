@@ -21,7 +21,7 @@ def reference(stories_directory: Path) -> Any:
 def test_pretrained_model_tells_its_story_word_for_word(stories: LoadedModel, reference: Any) -> None:
     ids = reference["greedy_ids_from_bos"]
     sampling = SamplingSpec(max_new_tokens=len(ids) - 1)
-    ((index, completion),) = generate(stories.config, stories.params, stories.tokenizer, [ids[:1]], sampling)
+    ((index, completion),) = generate(stories, [ids[:1]], sampling)
     assert index == 0
     assert list(completion.token_ids) == ids[1:]
     assert completion.text == reference["greedy_text"]

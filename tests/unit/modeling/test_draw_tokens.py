@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tunix_rt_modeling.decoding import GREEDY, Draw, draw_tokens
+from tunix_rt_modeling.drawing import GREEDY, Draw, draw_tokens
 
 PROBABILITIES = np.array([0.05, 0.4, 0.1, 0.3, 0.15])
 ROWS = 20_000

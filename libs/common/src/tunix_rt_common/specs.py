@@ -311,6 +311,9 @@ class EvalSpec(Spec):
     judge: Literal["answer_correctness@1"] = "answer_correctness@1"
     sampling: SamplingSpec = SamplingSpec()
     batch_size: Annotated[StrictInt, Field(ge=1, le=4096)] = 64
+    cache_mib: Annotated[StrictInt, Field(ge=1, le=2**24)] | None = Field(
+        None, description="memory for keys and values; what the device has free unless given"
+    )
     endpoint: EndpointSpec | None = Field(None, description="who answers; the evaluator's own engine unless given")
 
 

@@ -21,9 +21,12 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from tunix_rt_common.errors import UnusableModel
+from tunix_rt_modeling.batching import ContinuousBatch
+from tunix_rt_modeling.batchplan import Request
 from tunix_rt_modeling.config import ModelConfig
-from tunix_rt_modeling.decoding import GREEDY, decode, prefill
+from tunix_rt_modeling.decoding import Drawing
 from tunix_rt_modeling.directory import inside, read_json
+from tunix_rt_modeling.drawing import GREEDY
 from tunix_rt_modeling.huggingface import load_params, read_config
 from tunix_rt_modeling.lora import read_peft, scale
 from tunix_rt_modeling.transformer import Params, logits
@@ -139,19 +142,10 @@ def _check_greedy(subject: _Subject) -> Finding:
     if "greedy" not in subject.reference or subject.lora is not None:
         return Finding("greedy, tokens that differ", None, 0)
     expected = subject.reference["greedy"][0]
-    prompt, continuation = expected[None, :_GREEDY_PROMPT_TOKENS], expected[_GREEDY_PROMPT_TOKENS:]
-    count = len(continuation)
-    rows = prefill(
-        subject.config,
-        subject.params,
-        prompt,
-        np.ones_like(prompt, dtype=bool),
-        jax.random.split(jax.random.key(0), 1),
-        np.zeros(1, bool),
-        max_new=count,
-        slots=len(expected),
-    )
-    drawn = np.asarray(decode(subject.config, subject.params, rows, count, draw=GREEDY, eos_ids=()).tokens)[0]
+    prompt, continuation = expected[:_GREEDY_PROMPT_TOKENS], expected[_GREEDY_PROMPT_TOKENS:]
+    request = Request(tuple(prompt.tolist()), 0, len(continuation))
+    batch = ContinuousBatch(subject.config, subject.params, [request], rows=1, how=Drawing(GREEDY, ()), seed=0)
+    drawn = [token for finished in batch.run(None) for row in finished for token in row.token_ids]
     return Finding("greedy, tokens that differ", int((drawn != continuation).sum()), 0)
 
 

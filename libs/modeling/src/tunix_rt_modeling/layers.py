@@ -32,13 +32,9 @@ class View(NamedTuple):
 
 
 class Context(NamedTuple):
-    """What the layers share: the first cache slot to write, and the views.
-
-    A model of layers that are all alike has one view, a mixed one those of its full and of its sliding layers.
-    """
+    """What the layers share: one view where they are all alike, otherwise those of full and of sliding layers."""
 
     views: tuple[View, ...]
-    start: Int[Array, ""] | int
 
     def view(self, slides: Bool[Array, ""]) -> View:
         """The view of a layer; which kind it is, is known when it runs and not when it is compiled."""
@@ -46,21 +42,6 @@ class Context(NamedTuple):
             return self.views[0]
         full, sliding = self.views
         return jax.tree.map(partial(jnp.where, slides), sliding, full)
-
-
-class Place(NamedTuple):
-    """A layer's number, and whether it is a sliding one."""
-
-    number: Int[Array, ""]
-    slides: Bool[Array, ""]
-
-
-class Stream(NamedTuple):
-    """What flows from layer to layer. The whole cache is carried so that XLA updates it in place."""
-
-    hidden: Float[Array, "batch tokens hidden"]
-    keys: Float[Array, "layers batch kv_heads slots head_dim"] | None
-    values: Float[Array, "layers batch kv_heads slots head_dim"] | None
 
 
 def _rotate(x: Float[Array, "B T heads K"], view: View) -> Float[Array, "B T heads K"]:
@@ -127,16 +108,14 @@ def norm(config: ModelConfig, name: str) -> RMSNorm:
 
 
 class Attention(nn.Module):
-    """Causal self-attention with rotary positions; reads and writes the cache when the stream carries one."""
+    """Causal self-attention with rotary positions; leaves keys and values in the `cache` collection if one is kept."""
 
     config: ModelConfig
 
     @nn.compact
-    def __call__(
-        self, stream: Stream, normed: Float[Array, "B T D"], place: Place, context: Context
-    ) -> tuple[Float[Array, "B T D"], Stream]:
-        """Return what the heads add to the residual stream, and the stream with its cache extended."""
-        config, batch_shape, view = self.config, normed.shape[:2], context.view(place.slides)
+    def __call__(self, normed: Float[Array, "B T D"], view: View) -> Float[Array, "B T D"]:
+        """Return what the heads add to the residual stream."""
+        config, batch_shape = self.config, normed.shape[:2]
 
         def project(name: str, heads: int) -> Float[Array, "B T heads K"]:
             linear = Linear(heads * config.head_dim, config.qkv_bias, config.compute_dtype, name=name)
@@ -148,27 +127,18 @@ class Attention(nn.Module):
         query = positioned("q_norm", project("q_proj", config.num_heads))
         key = positioned("k_norm", project("k_proj", config.num_kv_heads)).swapaxes(1, 2)
         value = project("v_proj", config.num_kv_heads).swapaxes(1, 2)
-        key, keys = _remember(stream.keys, key, place.number, context.start)
-        value, values = _remember(stream.values, value, place.number, context.start)
+        self.sow("cache", "keys", key, reduce_fn=_latest)
+        self.sow("cache", "values", value, reduce_fn=_latest)
         scale = config.query_scale or config.head_dim**-0.5
         heads = attention(query, key, value, view.mask, scale=scale, softcap=config.attention_softcap)
         project_out = Linear(
             config.hidden_size, config.output_bias, config.compute_dtype, 0.5 / config.num_layers, name="o_proj"
         )
-        return project_out(heads.reshape(*batch_shape, -1)), stream._replace(keys=keys, values=values)
+        return project_out(heads.reshape(*batch_shape, -1))
 
 
-def _remember(
-    store: Float[Array, "L B N S K"] | None,
-    fresh: Float[Array, "B N T K"],
-    layer: Int[Array, ""],
-    start: Int[Array, ""] | int,
-) -> tuple[Float[Array, "B N S K"], Float[Array, "L B N S K"] | None]:
-    """Write `fresh` into its layer's slots and return all that the layer remembers, with the new store."""
-    if store is None:
-        return fresh, None
-    store = jax.lax.dynamic_update_slice(store, fresh[None], (layer, 0, 0, start, 0))
-    return jax.lax.dynamic_index_in_dim(store, layer, keepdims=False), store
+def _latest(_: object, fresh: Array) -> Array:
+    return fresh
 
 
 class MLP(nn.Module):
@@ -193,12 +163,14 @@ class Layer(nn.Module):
     config: ModelConfig
 
     @nn.compact
-    def __call__(self, stream: Stream, place: Place, context: Context) -> tuple[Stream, None]:
+    def __call__(
+        self, hidden: Float[Array, "B T D"], slides: Bool[Array, ""], context: Context
+    ) -> tuple[Float[Array, "B T D"], None]:
         """Run one layer of the scan."""
         config = self.config
-        residual = constrain(stream.hidden, "batch", None, None)
+        residual = constrain(hidden, "batch", None, None)
         normed = norm(config, "input_layernorm")(residual)
-        attended, stream = Attention(config, name="self_attn")(stream, normed, place, context)
+        attended = Attention(config, name="self_attn")(normed, context.view(slides))
         if config.normed_branches:
             attended = norm(config, "post_attention_layernorm")(attended)
         hidden = residual + attended
@@ -206,7 +178,7 @@ class Layer(nn.Module):
         added = MLP(config, name="mlp")(norm(config, before)(hidden))
         if config.normed_branches:
             added = norm(config, "post_feedforward_layernorm")(added)
-        return stream._replace(hidden=hidden + added), None
+        return hidden + added, None
 
 
 def _layer(remat: Remat) -> type[nn.Module]:
@@ -223,14 +195,8 @@ class Decoder(nn.Module):
     config: ModelConfig
 
     @nn.compact
-    def __call__(
-        self,
-        token_ids: Int[Array, "B T"],
-        context: Context,
-        keys: Float[Array, "L B N S K"] | None = None,
-        values: Float[Array, "L B N S K"] | None = None,
-    ) -> Stream:
-        """Return the stream after the last norm, with the cache extended when one was given."""
+    def __call__(self, token_ids: Int[Array, "B T"], context: Context) -> Float[Array, "B T D"]:
+        """Return hidden states after the last norm."""
         config = self.config
         embed = nn.Embed(
             config.vocab_size,
@@ -240,7 +206,7 @@ class Decoder(nn.Module):
         )
         layers = nn.scan(
             _layer(config.remat),
-            variable_axes={"params": 0, "lora": 0},
+            variable_axes={"params": 0, "lora": 0, "cache": 0},
             split_rngs={"params": True},
             in_axes=(0, nn.broadcast),
             length=config.num_layers,
@@ -250,6 +216,5 @@ class Decoder(nn.Module):
         if config.scaled_embeddings:
             hidden *= jnp.sqrt(config.hidden_size).astype(hidden.dtype)
         slides = jnp.array(config.sliding_layers or [False] * config.num_layers)
-        places = Place(jnp.arange(config.num_layers), slides)
-        stream, _ = layers(Stream(hidden, keys, values), places, context)
-        return stream._replace(hidden=norm(config, "norm")(stream.hidden))
+        hidden, _ = layers(hidden, slides, context)
+        return norm(config, "norm")(hidden)

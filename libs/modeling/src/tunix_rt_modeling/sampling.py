@@ -1,26 +1,21 @@
-"""Completing many prompts: batching, seeds, stop strings and text around the device loop of `decoding`."""
+"""Completing many prompts: text, stop strings and checks around the batch of `batching`."""
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-
 from tunix_rt_common.errors import InvalidInput
 from tunix_rt_common.specs import SamplingSpec
+from tunix_rt_modeling.batching import Continuation, ContinuousBatch, Counts
+from tunix_rt_modeling.batchplan import Request, free_bytes, plan_rows
 from tunix_rt_modeling.config import ModelConfig
-from tunix_rt_modeling.decoding import Draw, Rows, decode, grow, prefill
+from tunix_rt_modeling.decoding import Drawing
+from tunix_rt_modeling.drawing import Draw
+from tunix_rt_modeling.huggingface import LoadedModel
 from tunix_rt_modeling.tokenizer import Tokenizer
-from tunix_rt_modeling.transformer import Params
 
 Prompt = Sequence[int]
-
-_SHORTEST_BUCKET = 16
-_SMALLEST_CACHE = 128
-_TOKENS_PER_STOP_CHECK = 32
 
 
 @dataclass(frozen=True)
@@ -28,11 +23,13 @@ class Completion:
     """What followed a prompt.
 
     `token_ids` ends before the end-of-sequence token, or with the token that completed a stop string; `text` ends
-    before the stop string. `finish_reason` is "length" when `max_new_tokens` were drawn without either.
+    before the stop string. `logprobs` are the tokens' natural log-probabilities (float32) by the model itself: before
+    temperature, top_k and top_p. `finish_reason` is "length" when `max_new_tokens` were drawn without either.
     """
 
     text: str
     token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
     finish_reason: Literal["stop", "length"]
 
 
@@ -42,32 +39,43 @@ def fits(config: ModelConfig, prompt: Prompt, sampling: SamplingSpec) -> bool:
 
 
 def generate(
-    config: ModelConfig,
-    params: Params,
-    tokenizer: Tokenizer,
+    model: LoadedModel,
     prompts: Sequence[Prompt],
     sampling: SamplingSpec,
     *,
     batch_size: int = 64,
+    cache_bytes: int | None = None,
     seeds: Sequence[int] | None = None,
-    on_batch: Callable[[int, int], None] | None = None,
+    on_progress: Callable[[Counts], None] | None = None,
 ) -> Iterator[tuple[int, Completion]]:
-    """Yield (index of the prompt, completion) as batches finish, shortest prompts first.
+    """Yield (index of the prompt, completion) as they end, out of order; equal prompts are read once.
 
-    Each row draws from its own stream, made of `sampling.seed` and its entry of `seeds` (its index unless given), so
-    a completion does not depend on the other prompts, up to rounding of the logits. `on_batch` gets the number of
-    finished prompts and of all prompts after each batch.
+    Up to `batch_size` rows run side by side, fewer where `cache_bytes` (the device's free memory unless given) would
+    not hold their keys and values. Each draws from its own stream, made of `sampling.seed` and its entry of `seeds`
+    (its index unless given), so a completion does not depend on the other prompts, up to rounding of the logits.
+    `on_progress` is called every few tokens; what it raises ends the generation.
 
     Raises:
-        InvalidInput: a prompt is empty, does not fit the context, or holds ids that the model lacks; at the call.
+        InvalidInput: a prompt is empty, does not fit the context, or holds ids that the model lacks, or not even one
+            row fits the memory; at the call.
     """
     for index, prompt in enumerate(prompts):
-        _check_prompt(config, index, prompt, sampling)
+        _check_prompt(model.config, index, prompt, sampling)
     row_seeds = range(len(prompts)) if seeds is None else seeds
     if len(row_seeds) != len(prompts):
         raise InvalidInput(f"{len(row_seeds)} seeds for {len(prompts)} prompts: give one each")
-    batcher = _Batcher(config, params, tokenizer, sampling)
-    return _run(batcher, prompts, row_seeds, batch_size, on_batch)
+    if not prompts:
+        return iter(())
+    requests = [
+        Request(tuple(prompt), seed, sampling.max_new_tokens) for prompt, seed in zip(prompts, row_seeds, strict=True)
+    ]
+    room = free_bytes(model.config, model.params) if cache_bytes is None else cache_bytes
+    rows = plan_rows(model.config, requests, batch_size, room)
+    eos_ids = tuple(sorted({*model.config.eos_token_ids, model.tokenizer.eos_id}))
+    reader = _Reader(model.tokenizer, eos_ids, sampling.stop)
+    how = Drawing(Draw(sampling.temperature, sampling.top_k, sampling.top_p), eos_ids)
+    batch = ContinuousBatch(model.config, model.params, requests, rows=rows, how=how, seed=sampling.seed)
+    return _run(batch, reader, on_progress)
 
 
 def _check_prompt(config: ModelConfig, index: int, prompt: Prompt, sampling: SamplingSpec) -> None:
@@ -83,104 +91,39 @@ def _check_prompt(config: ModelConfig, index: int, prompt: Prompt, sampling: Sam
 
 
 def _run(
-    batcher: "_Batcher",
-    prompts: Sequence[Prompt],
-    seeds: Sequence[int],
-    batch_size: int,
-    on_batch: Callable[[int, int], None] | None,
+    batch: ContinuousBatch, reader: "_Reader", on_progress: Callable[[Counts], None] | None
 ) -> Iterator[tuple[int, Completion]]:
-    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
-    for first in range(0, len(order), batch_size):
-        batch = order[first : first + batch_size]
-        rows = min(_bucket(len(batch), 1), batch_size)
-        completions = batcher.complete([prompts[index] for index in batch], [seeds[index] for index in batch], rows)
-        yield from zip(batch, completions, strict=True)
-        if on_batch is not None:
-            on_batch(first + len(batch), len(order))
+    for finished in batch.run(reader.stops if reader.stop else None):
+        yield from ((continuation.request, reader.read(continuation)) for continuation in finished)
+        if on_progress is not None:
+            on_progress(batch.counts)
 
 
 @dataclass(frozen=True)
-class _Batcher:
-    config: ModelConfig
-    params: Params
+class _Reader:
+    """Turns drawn ids into text."""
+
     tokenizer: Tokenizer
-    sampling: SamplingSpec
+    eos_ids: tuple[int, ...]
+    stop: tuple[str, ...]
 
-    @property
-    def eos_ids(self) -> tuple[int, ...]:
-        return tuple(sorted({*self.config.eos_token_ids, self.tokenizer.eos_id}))
-
-    def complete(self, prompts: list[Prompt], seeds: list[int], rows: int) -> list[Completion]:
-        """Complete up to `rows` prompts in one batch of exactly `rows`, so that few shapes are ever compiled."""
-        sampling = self.sampling
-        draw = Draw(sampling.temperature, sampling.top_k, sampling.top_p)
-        width = _bucket(max(map(len, prompts)), _SHORTEST_BUCKET)
-        state = self._prefill(prompts, seeds, rows, width)
-        for until in self._segments(width):
-            slots = self._slots(width, until)
-            if slots > state.cache.valid.shape[1]:
-                state = grow(state, slots)
-            state = decode(self.config, self.params, state, until, draw=draw, eos_ids=self.eos_ids)
-            completions = [self._read(ids) for ids in np.asarray(state.tokens)[: len(prompts), : int(state.step)]]
-            done = np.asarray(state.done).copy()
-            done[: len(prompts)] |= [completion.finish_reason == "stop" for completion in completions]
-            if done.all():
-                break
-            state = state._replace(done=jnp.asarray(done))
-        return completions
-
-    def _segments(self, width: int) -> list[int]:
-        """Return the numbers of drawn tokens at which the host looks: for stop strings, and to enlarge the cache."""
-        last = self.sampling.max_new_tokens
-        full = {1 << bits for bits in range(_SMALLEST_CACHE.bit_length() - 1, (width + last).bit_length())}
-        stops = set(range(_TOKENS_PER_STOP_CHECK, last, _TOKENS_PER_STOP_CHECK)) if self.sampling.stop else set()
-        return sorted({slots - width for slots in full if width < slots < width + last} | stops | {last})
-
-    def _slots(self, width: int, drawn: int) -> int:
-        """Return the size of the cache for `drawn` tokens after the prompt: a power of two, or all that is needed."""
-        return min(_bucket(width + drawn, _SMALLEST_CACHE), width + self.sampling.max_new_tokens)
-
-    def _prefill(self, prompts: list[Prompt], seeds: list[int], rows: int, width: int) -> Rows:
-        token_ids = np.zeros((rows, width), np.int32)
-        mask = np.zeros((rows, width), bool)
-        for row, prompt in enumerate(prompts):
-            token_ids[row, width - len(prompt) :] = prompt
-            mask[row, width - len(prompt) :] = True
-        root = jax.random.key(self.sampling.seed)
-        padded_seeds = jnp.array([*seeds, *[0] * (rows - len(seeds))], jnp.uint32)
-        keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(root, padded_seeds)
-        state: Rows = prefill(
-            self.config,
-            self.params,
-            token_ids,
-            mask,
-            keys,
-            ~mask[:, -1],
-            max_new=self.sampling.max_new_tokens,
-            slots=self._slots(width, 1),
-        )
-        return state
-
-    def _read(self, row: np.ndarray) -> Completion:
-        """Cut a row of drawn ids at its end-of-sequence token, then at the first stop string."""
-        ends = np.flatnonzero(np.isin(row, self.eos_ids))
-        ids = row[: ends[0]].tolist() if ends.size else row.tolist()
+    def read(self, drawn: Continuation) -> Completion:
+        """Cut what was drawn at its end-of-sequence token, then at the first stop string."""
+        ended = drawn.token_ids[-1] in self.eos_ids
+        ids = drawn.token_ids[:-1] if ended else drawn.token_ids
         text = self.tokenizer.decode(ids)
-        if (cut := self._find_stop(text)) < len(text):
-            length = bisect_left(range(len(ids)), 1, key=lambda n: self._stops(ids[:n]))
-            return Completion(text[:cut], tuple(ids[:length]), "stop")
-        return Completion(text, tuple(ids), "stop" if ends.size else "length")
+        length, cut = len(ids), self._find_stop(text)
+        if stopped := cut < len(text):
+            length = bisect_left(range(len(ids)), 1, key=lambda n: self.stops(ids[:n]))
+        reason: Literal["stop", "length"] = "stop" if ended or stopped else "length"
+        return Completion(text[:cut], tuple(ids[:length]), tuple(drawn.logprobs[:length]), reason)
 
-    def _stops(self, ids: list[int]) -> bool:
+    def stops(self, ids: Sequence[int]) -> bool:
+        """Say whether a stop string is complete."""
         text = self.tokenizer.decode(ids)
         return self._find_stop(text) < len(text)
 
     def _find_stop(self, text: str) -> int:
         """Return where the first stop string begins, the text's length where there is none."""
-        found = [text.find(stop) for stop in self.sampling.stop]
+        found = [text.find(stop) for stop in self.stop]
         return min((start for start in found if start >= 0), default=len(text))
-
-
-def _bucket(size: int, least: int) -> int:
-    """Round up to a power of two, `least` at the least."""
-    return max(least, 1 << (size - 1).bit_length())

@@ -5,7 +5,7 @@ one scan, so compile time does not grow with depth. Kernels are [in, out].
 Positions beyond `max_positions` are computed, not refused: callers check lengths.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,18 +14,10 @@ from jaxtyping import Array, Bool, Float, Int
 from tunix_rt_modeling.attention import soft_capped
 from tunix_rt_modeling.config import LinearRope, Llama3Rope, ModelConfig, Rope
 from tunix_rt_modeling.cross_entropy import Head
-from tunix_rt_modeling.layers import Context, Decoder, Stream, View
+from tunix_rt_modeling.layers import Context, Decoder, View
 
 Params = dict[str, Any]
-
-
-class Cache(NamedTuple):
-    """Keys and values of the tokens seen so far; slots `length` and up are free. `valid` is False on padding."""
-
-    keys: Float[Array, "layers batch kv_heads slots head_dim"]
-    values: Float[Array, "layers batch kv_heads slots head_dim"]
-    valid: Bool[Array, "batch slots"]
-    length: Int[Array, ""]
+Rotation = tuple[Float[Array, "batch tokens 1 head_dim"], Float[Array, "batch tokens 1 head_dim"]]
 
 
 def init_params(config: ModelConfig, key: Array) -> Params:
@@ -36,7 +28,7 @@ def init_params(config: ModelConfig, key: Array) -> Params:
     """
     body_key, head_key = jax.random.split(key)
     tokens = jnp.zeros((1, 1), jnp.int32)
-    context = _context(config, jnp.zeros((1, 1), jnp.int32), jnp.ones((1, 1), bool), 0)
+    context = _context(config, jnp.zeros((1, 1), jnp.int32), jnp.ones((1, 1), bool))
     params: Params = jax.jit(Decoder(config).init)(body_key, tokens, context)["params"]
     if not config.tie_embeddings:
         kernel = 0.02 * jax.random.normal(head_key, (config.hidden_size, config.vocab_size), jnp.float32)
@@ -95,9 +87,11 @@ def hidden_states(
     valid = jnp.ones(token_ids.shape, bool) if attention_mask is None else attention_mask.astype(bool)
     if positions is None:
         positions = _count_positions(valid, segments)
-    context = _context(config, positions, valid, 0, segments)
-    stream: Stream = Decoder(config).apply(_variables(params, lora, lora_scale), token_ids, context)
-    return stream.hidden
+    context = _context(config, positions, valid, segments)
+    hidden: Float[Array, "batch tokens hidden"] = Decoder(config).apply(
+        _variables(params, lora, lora_scale), token_ids, context
+    )
+    return hidden
 
 
 def output_head(
@@ -117,31 +111,22 @@ def head_of(config: ModelConfig, params: Params) -> Head:
     return Head(params["lm_head"]["kernel"], 1)
 
 
-def init_cache(config: ModelConfig, batch: int, length: int) -> Cache:
-    """Return an empty cache with `length` slots per row, in the compute dtype."""
-    shape = (config.num_layers, batch, config.num_kv_heads, length, config.head_dim)
-    zeros = jnp.zeros(shape, config.compute_dtype)
-    return Cache(zeros, zeros, jnp.zeros((batch, length), bool), jnp.zeros((), jnp.int32))
-
-
-def extend(
+def read(
     config: ModelConfig,
     params: Params,
-    cache: Cache,
     token_ids: Int[Array, "batch tokens"],
-    attention_mask: Bool[Array, "batch tokens"] | None = None,
-) -> tuple[Float[Array, "batch tokens hidden"], Cache]:
-    """Append tokens to the cache and return their hidden states: the prefill (many tokens) and each decode step (one).
-
-    All rows write the same slots, so prompts of different lengths are padded at the left (mask False). The caller
-    makes sure that the free slots suffice.
-    """
-    fresh = jnp.ones(token_ids.shape, bool) if attention_mask is None else attention_mask.astype(bool)
-    positions = _count_positions(fresh) + cache.valid.sum(axis=1, keepdims=True)
-    valid = jax.lax.dynamic_update_slice(cache.valid, fresh, (0, cache.length))
-    context = _context(config, positions, valid, cache.length)
-    stream = Decoder(config).apply({"params": params}, token_ids, context, cache.keys, cache.values)
-    return stream.hidden, Cache(stream.keys, stream.values, valid, cache.length + token_ids.shape[1])
+    segments: Int[Array, "batch tokens"],
+) -> tuple[
+    Float[Array, "batch tokens hidden"],
+    Float[Array, "layers batch kv_heads tokens head_dim"],
+    Float[Array, "layers batch kv_heads tokens head_dim"],
+]:
+    """Return hidden states, and every layer's keys and values in the compute dtype; segments as for `hidden_states`."""
+    valid = jnp.ones(token_ids.shape, bool)
+    context = _context(config, _count_positions(valid, segments), valid, segments)
+    hidden, kept = Decoder(config).apply({"params": params}, token_ids, context, mutable=["cache"])
+    cache = kept["cache"]["layers"]["self_attn"]
+    return hidden, cache["keys"], cache["values"]
 
 
 def _count_positions(
@@ -165,29 +150,34 @@ def _variables(params: Params, lora: Params | None, scale: float | Float[Array, 
 def _context(
     config: ModelConfig,
     positions: Int[Array, "batch tokens"],
-    valid: Bool[Array, "batch slots"],
-    start: Int[Array, ""] | int,
+    valid: Bool[Array, "batch tokens"],
     segments: Int[Array, "batch tokens"] | None = None,
 ) -> Context:
-    """What layers share when tokens at `positions` are written to the slots from `start` on."""
-    slots, writes = jnp.arange(valid.shape[1]), start + jnp.arange(positions.shape[1])
-    distance = writes[:, None] - slots[None, :]
+    """What layers share when tokens lie at `positions`."""
+    order = jnp.arange(positions.shape[1])
+    distance = order[:, None] - order[None, :]
     causal = (distance >= 0) & valid[:, None, :]
     if segments is not None:
         causal &= segments[:, :, None] == segments[:, None, :]
+    full, sliding = rotations(config, positions)
     views = []
     if not config.sliding_layers or not all(config.sliding_layers):
-        views.append(View(*_rotation(config, config.rope, positions), causal))
+        views.append(View(*full, causal))
     if any(config.sliding_layers):
         near = causal & (distance < (config.sliding_window or 0))
-        views.append(View(*_rotation(config, config.sliding_rope or config.rope, positions), near))
-    return Context(tuple(views), start)
+        views.append(View(*sliding, near))
+    return Context(tuple(views))
 
 
-def _rotation(
-    config: ModelConfig, rope: Rope, positions: Int[Array, "batch tokens"]
-) -> tuple[Float[Array, "batch tokens 1 head_dim"], Float[Array, "batch tokens 1 head_dim"]]:
-    """Cosine and sine of each position's angles."""
+def rotations(config: ModelConfig, positions: Int[Array, "batch tokens"]) -> tuple[Rotation, Rotation]:
+    """Cosine and sine of each position's angles, in full layers and in sliding ones."""
+    return (
+        _rotation(config, config.rope, positions),
+        _rotation(config, config.sliding_rope or config.rope, positions),
+    )
+
+
+def _rotation(config: ModelConfig, rope: Rope, positions: Int[Array, "batch tokens"]) -> Rotation:
     half = positions[:, :, None].astype(jnp.float32) * _inverse_frequencies(config.head_dim, rope)
     angles = jnp.concatenate([half, half], axis=-1)[:, :, None, :]
     return jnp.cos(angles), jnp.sin(angles)

@@ -87,16 +87,15 @@ class OwnEngine:
     spec: EvalSpec
 
     def answer(self, questions: Sequence[Question], on_progress: OnProgress) -> Sequence[Answer]:
-        """Generate in batches."""
+        """Generate in one batch that is refilled as rows end."""
         completions = generate(
-            self.model.config,
-            self.model.params,
-            self.model.tokenizer,
+            self.model,
             [question.token_ids for question in questions],
             self.spec.sampling,
             batch_size=self.spec.batch_size,
+            cache_bytes=self.spec.cache_mib * 2**20 if self.spec.cache_mib else None,
             seeds=[question.seed for question in questions],
-            on_batch=on_progress,
+            on_progress=lambda counts: on_progress(counts.finished, len(questions)),
         )
         replies = {index: Reply(completion.text, completion.finish_reason) for index, completion in completions}
         return [replies[index] for index in range(len(questions))]

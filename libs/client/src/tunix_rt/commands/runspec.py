@@ -108,6 +108,7 @@ SPEC_OPTIONS = (
     ),
     SpecOption("--eval-limit", "evaluate.limit", int, "Judge on so many rows at most."),
     SpecOption("--eval-batch-size", "evaluate.batch_size", int, "Answers generated side by side."),
+    SpecOption("--eval-cache-mib", "evaluate.cache_mib", int, "Memory for their keys and values, in MiB."),
     SpecOption("--max-new-tokens", "evaluate.sampling.max_new_tokens", int, "Longest answer."),
     SpecOption("--temperature", "evaluate.sampling.temperature", float, "0 is greedy."),
     SpecOption("--top-k", "evaluate.sampling.top_k", int, "Draw from the k likeliest tokens; 0 for all."),

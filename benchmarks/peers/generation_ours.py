@@ -1,0 +1,30 @@
+"""The generation of Tunix RT: continuous batching, greedy."""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import rounds
+
+sys.path.append(str(Path(__file__).parents[1]))
+from generation_work import read_case
+
+from tunix_rt_modeling import huggingface
+from tunix_rt_modeling.batching import ContinuousBatch
+from tunix_rt_modeling.decoding import Drawing
+from tunix_rt_modeling.drawing import GREEDY
+
+folder, case = Path(sys.argv[1]), read_case(Path(sys.argv[1]), sys.argv[2])
+model = huggingface.load(folder)
+while True:
+    number = rounds.next_round()
+    started_s = time.perf_counter()
+    batch = ContinuousBatch(
+        model.config, model.params, case.requests, rows=case.batch_size, how=Drawing(GREEDY, ()), seed=0
+    )
+    drawn = {row.request: row.token_ids for finished in batch.run(None) for row in finished}
+    seconds = time.perf_counter() - started_s
+    if number == 0:
+        (folder / "ours.json").write_text(json.dumps([drawn[index] for index in range(len(drawn))]))
+    rounds.answer(tokens=batch.counts.drawn_tokens, seconds=seconds)
