@@ -11,6 +11,7 @@ from safetensors.numpy import load_file, save_file
 from tunix_rt_common.errors import UnusableModel
 from tunix_rt_modeling import huggingface
 from tunix_rt_modeling.config import ModelConfig
+from tunix_rt_modeling.nf4 import quantize_kernels
 from tunix_rt_modeling.tokenizer import byte_tokenizer
 from tunix_rt_modeling.transformer import init_params
 
@@ -87,6 +88,22 @@ def test_leftovers_that_change_nothing_are_accepted(directory: Path, params: dic
 
     rewrite(directory, add)
     jax.tree.map(np.testing.assert_array_equal, huggingface.load(directory).params, params)
+
+
+def test_leaves_are_put_where_they_go_one_by_one(directory: Path, params: dict[str, object]) -> None:
+    config = huggingface.read_config(directory)
+    seen = []
+
+    def put(part: dict[str, object]) -> dict[str, object]:
+        seen.extend(jax.tree.leaves_with_path(part))
+        return quantize_kernels(part)
+
+    loaded = huggingface.load_params(directory, config, put)
+    assert all(isinstance(leaf, np.ndarray) for _, leaf in seen)
+    assert [path for path, _ in sorted(seen, key=str)] == [
+        path for path, _ in sorted(jax.tree.leaves_with_path(params), key=str)
+    ]
+    jax.tree.map(np.testing.assert_array_equal, loaded, quantize_kernels(params))
 
 
 NORM, DOWN = "model.norm.weight", "model.layers.1.mlp.down_proj.weight"

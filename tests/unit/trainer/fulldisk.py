@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from tunix_rt_common.errors import Unavailable
+from tunix_rt_trainer.engine import checkpoints
 from tunix_rt_trainer.engine.progress import StepInfo
 from tunix_rt_trainer.saving import CheckpointSaver
 
@@ -24,6 +25,7 @@ def save_twice(scratch: Path, size_bytes: int) -> dict[str, Any]:
     child: Any = SimpleNamespace(story=lambda kind, message, **_: stories.append(kind), leaving=Event())
     saver = CheckpointSaver(child, scratch, SMALL["SPEC"].seed, SMALL["inputs"](SMALL["SPEC"]))
     state = SMALL["fresh_state"](SMALL["SPEC"])
+    checkpoints.prepare()
     _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, most))
     try:

@@ -21,7 +21,7 @@ class Memory(Document):
     Weights, moments, gradients and the batch follow from their shapes; activations are all else that the compiler sets
     aside for the step, from its own analysis. `checkpoint_copy_bytes` is what a checkpoint adds while it is written,
     where the host's memory is the device's. `loading_bytes` is what weights take before the first step: more than later
-    where a frozen base is kept in 4 bits, which is made of float32.
+    where a frozen base is kept in 4 bits, which is made of float32, a leaf at a time.
     """
 
     weights_bytes: Count

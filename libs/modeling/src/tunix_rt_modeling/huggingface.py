@@ -1,7 +1,7 @@
 """Model directories in the Hugging Face layout, in and out. Weights are safetensors; pickles are never opened."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.tree_util import DictKey
 from pydantic import ValidationError
 from safetensors.numpy import save_file
@@ -27,6 +28,10 @@ _INDEX = "model.safetensors.index.json"
 _GENERATION = "generation_config.json"
 _HEAD = "lm_head.weight"
 _LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight", "bias": "bias"}
+
+
+Put = Callable[[Params], Params]
+"""What becomes of weights in host memory: a tree of the same leaves, or of what stands for them, on the devices."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +91,16 @@ def _with_end_tokens(config: ModelConfig, ends: object) -> ModelConfig:
         ) from error
 
 
-def load_params(directory: Path, config: ModelConfig) -> Params:
-    """Read the weights, from one file or from shards, as float32.
+def on_device(part: Params) -> Params:
+    """The weights on JAX's first device."""
+    put: Params = jax.tree.map(jnp.asarray, part)
+    return put
+
+
+def load_params(directory: Path, config: ModelConfig, put: Put = on_device) -> Params:
+    """Read the weights, from one file or from shards, as float32, a leaf at a time.
+
+    Each leaf goes through `put` as soon as it is read, alone in a tree of its own; what that returns takes its place.
 
     Raises:
         UnusableModel: a tensor is missing, unexpected, misshapen or not finite, or a file is not what it claims.
@@ -102,15 +115,13 @@ def load_params(directory: Path, config: ModelConfig) -> Params:
     ignored = {name for name in found if name not in slots and _is_derived(name, config)}
     kept = {name: entry for name, entry in found.items() if name not in ignored}
     check_shapes(directory.name or str(directory), kept, {name: slot.shape for name, slot in slots.items()})
-    params: Params = jax.tree.map(lambda leaf: np.empty(leaf.shape, np.float32), _abstract(config))
-    for path, tensors in shards.items():
-        for name, tensor in read_float32(path, [name for name in tensors if name in slots]):
-            slots[name].write(params, tensor)
-    for path, tensors in shards.items():
-        if _HEAD in tensors and config.tie_embeddings:
-            _check_tied(path, params["embed_tokens"]["embedding"])
-    loaded: Params = jax.tree.map(jnp.asarray, params)
-    return loaded
+    loaded: dict[tuple[str, ...], Any] = {}
+    for leaf_path, leaf in _read_leaves(shards, slots, config):
+        if leaf_path[0] == "embed_tokens" and config.tie_embeddings:
+            _check_tied([path for path, tensors in shards.items() if _HEAD in tensors], leaf)
+        loaded |= flatten_dict(put(unflatten_dict({leaf_path: leaf})))
+    params: Params = unflatten_dict(loaded)
+    return params
 
 
 def save(directory: Path, config: ModelConfig, params: Params, tokenizer: Tokenizer) -> None:
@@ -127,8 +138,8 @@ def save_model(directory: Path, config: ModelConfig, params: Params) -> None:
     _write_json(directory / "config.json", document)
     special = {name: document[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     _write_json(directory / _GENERATION, special)
-    host = jax.device_get(params)
-    tensors = {name: np.ascontiguousarray(slot.read(host)) for name, slot in _slots(config).items()}
+    leaves = flatten_dict(jax.device_get(params))
+    tensors = {name: np.ascontiguousarray(slot.of(leaves[slot.path])) for name, slot in _slots(config).items()}
     save_file(tensors, directory / _WEIGHTS, metadata={"format": "pt"})
 
 
@@ -140,15 +151,10 @@ class _Slot:
     layer: int | None
     shape: tuple[int, ...]
 
-    def read(self, params: Params) -> np.ndarray:
-        leaf: Any = params
-        for name in self.path:
-            leaf = leaf[name]
+    def of(self, leaf: np.ndarray) -> np.ndarray:
+        """The tensor in its leaf, as the checkpoint has it: a view."""
         view: np.ndarray = leaf if self.layer is None else leaf[self.layer]
         return view.T if self.path[-1] == "kernel" else view
-
-    def write(self, params: Params, tensor: np.ndarray) -> None:
-        self.read(params)[...] = tensor
 
 
 def _slots(config: ModelConfig) -> dict[str, _Slot]:
@@ -178,8 +184,22 @@ def _is_derived(name: str, config: ModelConfig) -> bool:
     return name.endswith("rotary_emb.inv_freq") or (config.tie_embeddings and name == _HEAD)
 
 
-def _check_tied(path: Path, embedding: np.ndarray) -> None:
-    for name, head in read_float32(path, [_HEAD]):
+def _read_leaves(
+    shards: Mapping[Path, Tensors], slots: Mapping[str, _Slot], config: ModelConfig
+) -> Iterator[tuple[tuple[str, ...], np.ndarray]]:
+    """Yield each leaf with its path, put together from the tensors of its layers."""
+    shapes = flatten_dict(_abstract(config))
+    for path, shape in shapes.items():
+        leaf, wanted = np.empty(shape.shape, np.float32), {name for name, slot in slots.items() if slot.path == path}
+        for file, tensors in shards.items():
+            for name, tensor in read_float32(file, [name for name in tensors if name in wanted]):
+                slots[name].of(leaf)[...] = tensor
+        yield path, leaf
+
+
+def _check_tied(files: Iterable[Path], embedding: np.ndarray) -> None:
+    for path in files:
+        [(name, head)] = read_float32(path, [_HEAD])
         if not np.array_equal(head, embedding):
             raise UnusableModel(
                 f"{path.name}: {name} differs from the embedding, but config.json ties them: "

@@ -65,16 +65,26 @@ def dequantize(
 
 
 def quantize_kernels(params: dict[str, Any]) -> dict[str, Any]:
-    """Return a model with the kernels of its layers as NF4; embeddings, norms, biases and head stay as they are."""
+    """Return a model, or a part of one, with the kernels of its layers as NF4.
+
+    Embeddings, norms, biases and head stay as they are, and so does what is NF4 already.
+    """
     layers = {
         module: {name: _quantized(part) for name, part in parts.items()} if "scale" not in parts else parts
-        for module, parts in params["layers"].items()
+        for module, parts in params.get("layers", {}).items()
     }
-    return params | {"layers": layers}
+    return params | ({"layers": layers} if layers else {})
+
+
+@jax.jit
+def _quantize_layers(kernels: Float[Array, "layers inputs outputs"]) -> Nf4Kernel:
+    """One layer after the other, so that what it takes on the way is that of one."""
+    kept: Nf4Kernel = jax.lax.map(quantize, kernels)
+    return kept
 
 
 def _quantized(part: dict[str, Any]) -> dict[str, Any]:
     if "kernel" not in part:
         return part
     rest = {name: leaf for name, leaf in part.items() if name != "kernel"}
-    return rest | {"nf4": jax.jit(quantize)(part["kernel"])}
+    return rest | {"nf4": _quantize_layers(part["kernel"])}

@@ -18,14 +18,15 @@ from tunix_rt_common.errors import UnusableModel
 from tunix_rt_common.peft import ADAPTER_CONFIG, read_adapter_config
 from tunix_rt_common.specs import TrainSpec
 from tunix_rt_common.vocabulary import check_same_vocabulary, read_vocabulary
-from tunix_rt_modeling import huggingface
+from tunix_rt_modeling import huggingface, sharding
 from tunix_rt_modeling.config import PRESETS, ModelConfig
 from tunix_rt_modeling.directory import read_json
 from tunix_rt_modeling.lora import read_peft
+from tunix_rt_modeling.nf4 import quantize_kernels
 from tunix_rt_modeling.tokenizer import TOKENIZER_FILE, Tokenizer, byte_tokenizer
-from tunix_rt_modeling.transformer import init_params
+from tunix_rt_modeling.transformer import Params, init_params
 from tunix_rt_trainer.engine.checkpoints import Inputs, spec_sha256
-from tunix_rt_trainer.engine.device import on_device
+from tunix_rt_trainer.engine.device import mesh_of, on_device
 from tunix_rt_trainer.engine.state import Teacher
 
 ADAPTER_FIELD = "train.lora.adapter"
@@ -121,7 +122,8 @@ def load_weights(described: Description, models: Models) -> Weights:
             adapter, _ = read_peft(models.adapter.folder, described.config)
     if models.teacher and described.teacher:
         config = on_device(described.teacher, described.spec)
-        teacher = Teacher(config, huggingface.load_params(models.teacher.folder, config))
+        put = _placing(described.spec, config)
+        teacher = Teacher(config, huggingface.load_params(models.teacher.folder, config, put))
     return Weights(params, adapter, teacher)
 
 
@@ -147,7 +149,20 @@ def _model(base: ModelFolder | str) -> tuple[ModelConfig, Tokenizer]:
 def _params(base: ModelFolder | str, described: Description) -> PyTree[Array]:
     if isinstance(base, str):
         return init_params(described.config, jax.random.key(described.spec.seed))
-    return huggingface.load_params(base.folder, described.config)
+    spec, config = described.spec, described.config
+    in_4_bits = spec.lora is not None and spec.lora.base == "nf4"
+    return huggingface.load_params(base.folder, config, _placing(spec, config, frozen_in_4_bits=in_4_bits))
+
+
+def _placing(spec: TrainSpec, config: ModelConfig, *, frozen_in_4_bits: bool = False) -> huggingface.Put:
+    """Where each leaf of a model goes as soon as it is read: no device ever holds more than its part."""
+    mesh = mesh_of(spec)
+
+    def put(part: Params) -> Params:
+        small = quantize_kernels(part) if frozen_in_4_bits else part
+        return huggingface.on_device(small) if mesh.size == 1 else sharding.place(mesh, config, small)
+
+    return put
 
 
 def _teacher(found: ModelFolder | None, config: ModelConfig, tokenizer: Tokenizer) -> ModelConfig | None:

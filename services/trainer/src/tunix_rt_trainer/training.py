@@ -116,6 +116,7 @@ def _train(
     with voice.span("restore"):
         current = keeper.restore(started) or started
     beside = BesideTraining("checkpoints", voice.waits)
+    beside.start(checkpoints.prepare)
 
     def save(info: StepInfo, current: TrainState) -> None:
         beside.start(partial(keeper.keep, info, checkpoints.snapshot(current)))

@@ -56,6 +56,11 @@ def spec_sha256(spec: TrainSpec) -> str:
     return sha256(canonical_json(spec.model_dump(mode="json"))).hexdigest()
 
 
+def prepare() -> None:
+    """Import the library that writes checkpoints, which takes a while, so that it is there when the first is due."""
+    import orbax.checkpoint  # noqa: F401
+
+
 def snapshot(state: TrainState) -> TrainState:
     """A copy in host memory that later steps leave alone, to be saved beside them; frozen weights stay in place."""
     copied = jax.tree.map(_on_host, _stored(state))
@@ -71,7 +76,7 @@ def save(state: TrainState, directory: Path, *, seed: int, inputs: Inputs) -> Ch
 
     Several processes of one run call this together, for a directory that they share; the first of them completes it.
     """
-    import orbax.checkpoint as ocp  # read when there is something to write: the first step does not wait for it
+    import orbax.checkpoint as ocp
 
     directory, is_first = directory.absolute(), jax.process_index() == 0
     if is_first:

@@ -81,7 +81,7 @@ def step_memory(subject: Subject, device: Device) -> Memory:
 
 def resident_memory(subject: Subject, device: Device) -> Memory:
     """What is known without compiling: everything but the activations."""
-    state, read = _placed_state(subject), size_bytes(params_shapes(subject.config))
+    state, read = _placed_state(subject), params_shapes(subject.config)
     moved, moments = size_bytes_each(trainable(state)), size_bytes_each(state.optimizer)
     weights = size_bytes_each((state.params, state.lora, state.teacher))
     return Memory(
@@ -91,8 +91,13 @@ def resident_memory(subject: Subject, device: Device) -> Memory:
         batch_bytes=size_bytes_each(_placed_batch(subject)),
         activations_bytes=0,
         checkpoint_copy_bytes=moved + moments if device.is_host else 0,
-        loading_bytes=weights + (read if size_bytes(state.params) < read else 0),
+        loading_bytes=weights + (_quantising_bytes(read) if size_bytes(state.params) < size_bytes(read) else 0),
     )
+
+
+def _quantising_bytes(read: Params) -> int:
+    """What it takes to make NF4 of one leaf after the other: the largest, and as much again for what is in between."""
+    return 2 * max(map(size_bytes, jax.tree.leaves(read["layers"])))
 
 
 def size_bytes(shapes: PyTree[Any]) -> int:
