@@ -4,6 +4,7 @@ Round n of each is measured before round n + 1 of any, so a machine that slows d
 """
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ from typing import Any
 PEERS = Path(__file__).with_name("peers")
 ENVIRONMENTS = Path(__file__).parents[1] / ".tools" / "peers"
 OURS = "ours"
-DATA = Path(__file__).parents[2] / "shared" / "data"
+DATA = Path(os.environ.get("TUNIX_RT_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
 @dataclass(frozen=True)

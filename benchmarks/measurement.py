@@ -68,6 +68,13 @@ def show(measured: Sequence[Measurement]) -> None:
         print(f"{row.subject}: {row.value:,.4g} {row.unit}{limit}")
 
 
+def show_ratios(measured: Sequence[Measurement]) -> None:
+    """Print how many times as fast ours, the limit, is as each peer, the value; a row without either is left out."""
+    for row in measured:
+        if row.value and row.limit:
+            print(f"{row.subject}: ours is {row.limit / row.value:.2f} times as fast")
+
+
 def seconds(call: Callable[[], object]) -> float:
     """How long one call takes."""
     started_s = time.perf_counter()

@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import median
 
 from comparison import DATA, Contender, take_turns
-from measurement import Measurement, record, show
+from measurement import Measurement, record, show, show_ratios
 from training_work import write_work
 
 STEPS, ROUNDS = 5, 5
@@ -40,7 +40,4 @@ if __name__ == "__main__":
     results = compare(Path(sys.argv[1]) if len(sys.argv) > 1 else DATA)
     record(results)
     show(results)
-    for row in results:
-        assert row.value
-        assert row.limit
-        print(f"{row.subject}: ours is {row.limit / row.value:.2f} times as fast")
+    show_ratios(results)
