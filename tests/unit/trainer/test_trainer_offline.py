@@ -114,7 +114,7 @@ def test_every_step_is_in_the_metrics_and_the_untrained_model_too(whole):
     assert came_to["validation_loss"] < came_to["base_validation_loss"]
 
 
-@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_run_that_was_stopped_goes_on_to_the_same_weights(whole, traces, tmp_path, end):
     out = tmp_path / "bundle"
     process = started(traces, out)

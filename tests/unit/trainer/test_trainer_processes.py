@@ -34,11 +34,10 @@ SPEC = {
 PATIENCE_S = 240
 
 
-@pytest.fixture
-def folder(tmp_path):
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
     """The data and the spec."""
-    folder = tmp_path / "data"
-    folder.mkdir()
+    folder = tmp_path_factory.mktemp("processes")
     records = (
         {"prompt": f"{n}+1=", "steps": [{"i": 0, "type": "sum", "content": "one up"}], "final_answer": str(n + 1)}
         for n in range(30)
@@ -73,27 +72,21 @@ def ends(both):
     return [process.returncode for process in both], said
 
 
+@pytest.fixture(scope="module")
+def together(folder):
+    out = folder / "together"
+    codes, said = ends(start_two(folder, out))
+    assert codes == [0, 0], said
+    return out
+
+
 def weights(out):
     return load_file(out / "model" / "model.safetensors")
 
 
 @pytest.mark.long
-def test_two_processes_told_to_leave_go_on_together_to_the_weights_of_one(folder):
-    together, alone = folder / "together", folder / "alone"
-    both = start_two(folder, together)
-    kept = together / "unfinished" / "checkpoints"
-    deadline = time.monotonic() + PATIENCE_S
-    while not list(kept.glob("step-*.json")):
-        assert [process.poll() for process in both] == [None, None], ends(both)
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    both[1].send_signal(signal.SIGTERM)
-    codes, said = ends(both)
-    assert codes == [offline.INTERRUPTED] * 2, said
-    codes, said = ends(start_two(folder, together))
-    assert codes == [0, 0], said
-    assert "continues from the checkpoint of step" in said[0]
-
+def test_two_processes_come_to_the_weights_of_one(folder, together):
+    alone = folder / "alone"
     offline.train_offline(SPEC, folder / "traces.jsonl", alone)
     theirs = weights(alone)
     for name, tensor in weights(together).items():
@@ -102,6 +95,27 @@ def test_two_processes_told_to_leave_go_on_together_to_the_weights_of_one(folder
     runbundle.check_files(together, bundle)
     assert {path.name for path in together.iterdir()} == {path.name for path in alone.iterdir()}
     assert bundle.dataset_sha256 == runbundle.read_bundle(alone).dataset_sha256
+
+
+@pytest.mark.long
+def test_one_that_is_told_to_leave_takes_all_along_and_they_go_on_to_the_same_weights(folder, together):
+    out = folder / "stopped"
+    both = start_two(folder, out)
+    kept = out / "unfinished" / "checkpoints"
+    deadline = time.monotonic() + PATIENCE_S
+    while not list(kept.glob("step-*.json")):
+        assert [process.poll() for process in both] == [None, None], ends(both)
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    both[1].send_signal(signal.SIGTERM)
+    codes, said = ends(both)
+    assert codes == [offline.INTERRUPTED] * 2, said
+    codes, said = ends(start_two(folder, out))
+    assert codes == [0, 0], said
+    assert "continues from the checkpoint of step" in said[0]
+    ours = weights(out)
+    for name, tensor in weights(together).items():
+        np.testing.assert_array_equal(tensor, ours[name])
 
 
 @pytest.mark.parametrize("missing", [["--process", "1"], ["--coordinator", "127.0.0.1:1", "--process", "2"]])
