@@ -1,3 +1,4 @@
+import threading
 from functools import partial
 
 import jax
@@ -6,6 +7,7 @@ import pytest
 
 from tunix_rt_common.errors import InvalidInput
 from tunix_rt_common.specs import SamplingSpec
+from tunix_rt_modeling import batchplan
 from tunix_rt_modeling.batching import Counts
 from tunix_rt_modeling.batchplan import Request, peak_bytes, plan_rows
 from tunix_rt_modeling.huggingface import LoadedModel
@@ -135,6 +137,46 @@ def test_progress_counts_and_what_it_raises_ends_the_generation(stories: LoadedM
     assert seen == sorted(seen)
     assert seen[0] == (0, 0)
     assert seen[-1][0] < len(prompts)
+
+
+@pytest.fixture
+def two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batchplan, "_cores", lambda: 2)
+
+
+def questions(count: int) -> list[list[int]]:
+    random = np.random.default_rng(1)
+    return [random.integers(3, 512, size).tolist() for size in random.integers(4, 60, count)]
+
+
+@pytest.mark.usefixtures("two_cores")
+def test_a_lane_for_each_core_draws_what_one_batch_does_and_the_same_each_time(stories: LoadedModel) -> None:
+    sampling = SamplingSpec(max_new_tokens=40, temperature=1.0)
+    counted: list[Counts] = []
+    prompts = questions(48)
+    first, second = (run(stories, prompts, sampling, batch_size=16, on_progress=counted.append) for _ in range(2))
+    assert first == second
+    ended = sum(completion.finish_reason == "stop" for completion in first)
+    assert counted[-1] == Counts(48, sum(map(len, prompts)), sum(len(one.token_ids) for one in first) + ended)
+    in_one = run(stories, prompts, sampling, batch_size=15)
+    assert [one.token_ids for one in first] == [one.token_ids for one in in_one]
+
+
+@pytest.mark.usefixtures("two_cores")
+def test_lanes_end_when_nobody_wants_more(stories: LoadedModel) -> None:
+    before = threading.active_count()
+    found = generate(stories, questions(48), SamplingSpec(max_new_tokens=40), batch_size=16)
+    next(found)
+    assert threading.active_count() > before
+    found.close()
+    assert threading.active_count() == before
+
+
+@pytest.mark.usefixtures("two_cores")
+def test_samples_of_one_prompt_read_it_once_whatever_the_cores(stories: LoadedModel) -> None:
+    counted: list[Counts] = []
+    run(stories, [[1, 5, 9]] * 16, SamplingSpec(max_new_tokens=8), batch_size=16, on_progress=counted.append)
+    assert counted[-1].prompt_tokens == 3
 
 
 def test_other_prompts_of_other_lengths_compile_nothing(stories: LoadedModel) -> None:

@@ -5,13 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tunix_rt_modeling import decoding
-from tunix_rt_modeling.batching import Continuation, ContinuousBatch
+from tunix_rt_modeling import decoding, inference
+from tunix_rt_modeling.batching import Continuation
 from tunix_rt_modeling.batchplan import Request
 from tunix_rt_modeling.config import ModelConfig
 from tunix_rt_modeling.decoding import Drawing
 from tunix_rt_modeling.drawing import GREEDY
 from tunix_rt_modeling.kvcache import empty_ring
+from tunix_rt_modeling.lanes import Lanes
 from tunix_rt_modeling.transformer import Params, init_params, logits
 
 PLAIN = ModelConfig(
@@ -48,8 +49,8 @@ CONFIGS = {
 
 
 def drawn(config: ModelConfig, params: Params, requests: list[Request], rows: int) -> list[Continuation]:
-    batch = ContinuousBatch(config, params, requests, rows=rows, how=Drawing(GREEDY, ()), seed=0)
-    ended = [continuation for finished in batch.run(None) for continuation in finished]
+    lanes = Lanes(config, params, requests, rows=rows, how=Drawing(GREEDY, ()), seed=0)
+    ended = [continuation for finished in lanes.run(None) for continuation in finished]
     return sorted(ended, key=lambda continuation: continuation.request)
 
 
@@ -83,9 +84,9 @@ def test_rows_that_come_and_go_draw_as_without_a_cache(name: str) -> None:
 @pytest.mark.parametrize(("rows", "heads"), [(2, 1), (1, 2), (8, 2)])
 def test_a_segment_writes_the_cache_in_place(rows: int, heads: int) -> None:
     config = PLAIN.model_copy(update={"num_heads": heads, "num_kv_heads": heads, "head_dim": 64, "num_layers": 2})
-    weights = decoding.fuse(config, init_params(config, jax.random.key(0)))
+    weights = inference.fuse(config, init_params(config, jax.random.key(0)))
     batch = decoding.empty_batch(config, rows, 4096)
-    compiled = decoding.decode.lower(
+    compiled = decoding.WHOLE_DEVICE.decode.lower(
         config, weights, batch, np.ones(rows, bool), rows, jax.random.key(0), how=Drawing(GREEDY, ()), steps=4
     ).compile()
     layer = empty_ring(config, rows, 4096)[0].keys.nbytes

@@ -75,7 +75,7 @@ def scene(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[Scene]:
     score = replace(scene.settle(), scenario=_name(request))
     request.node.user_properties += [(SCORE, asdict(score)), (PASSED, sorted(scene.passed))]
     assert scene.violations() == [], cluster.last_words()
-    assert (score.lost, score.doubled, score.changed) == (0, 0, 0), cluster.last_words()
+    assert (score.lost, score.doubled, score.changed) == (0, 0, 0), "\n".join([cluster.last_words(), *scene.lost])
 
 
 def _name(request: pytest.FixtureRequest) -> str:

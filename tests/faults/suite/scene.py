@@ -70,6 +70,8 @@ class Scene:
         self.runs: list[Run] = []
         self.passed: list[str] = []
         """The crash points at which a process has died."""
+        self.lost: list[str] = []
+        """What became of the runs that did not end as they should."""
         self._seeds = iter(range(int(time.time() * 1000) % 10**9, 2**31))
         self._fault_ended = time.monotonic()
         self._recovered_s: float | None = None
@@ -133,11 +135,11 @@ class Scene:
         self.cluster.heal()
         if self.runs and not self.cluster.all_ended([run.run_id for run in self.runs]):
             self.wait_for_end()
-        lost = [run.run_id for run in self.runs if self.cluster.run(run.run_id).state != run.state]
+        self.lost = [self._fate(run) for run in self.runs if self.cluster.run(run.run_id).state != run.state]
         return Score(
             scenario="",
             runs=len(self.runs),
-            lost=len(lost),
+            lost=len(self.lost),
             doubled=sum(self._is_doubled(run) for run in self.runs),
             changed=sum(self._is_changed(run) for run in self.runs),
             recovered_s=self._recovered_s if self.runs else None,
@@ -151,6 +153,14 @@ class Scene:
         new = [sentence for sentence in found if sentence not in cluster.reported]
         cluster.reported.update(new)
         return new
+
+    def _fate(self, run: Run) -> str:
+        """The run's end, and everything that led to it."""
+        story = [
+            f"  {event.at:%X} {event.job_kind} {event.attempt} {event.to_state or event.kind}: {event.message}"
+            for event in self.story(run)
+        ]
+        return "\n".join([f"run {run.run_id} is {self.cluster.run(run.run_id).state}, not {run.state}:", *story])
 
     def _is_doubled(self, run: Run) -> bool:
         mine = UUID(run.run_id)

@@ -5,8 +5,8 @@ the device has one of few shapes, so that no prompt compiles a program of its ow
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +15,9 @@ import numpy as np
 from tunix_rt_modeling import decoding
 from tunix_rt_modeling.batchplan import PROMPTS_AT_ONCE, Request, fewest_rows, padded, read_together
 from tunix_rt_modeling.config import ModelConfig
-from tunix_rt_modeling.decoding import Drawing, Prompts, Segment
+from tunix_rt_modeling.decoding import WHOLE_DEVICE, Drawing, Programs, Prompts, Segment
+from tunix_rt_modeling.inference import Weights
 from tunix_rt_modeling.kvcache import Spans
-from tunix_rt_modeling.transformer import Params
 
 _STEPS = 32
 _REFILLED_AT_ONCE = 8
@@ -44,6 +44,13 @@ class Counts:
     prompt_tokens: int = 0
     drawn_tokens: int = 0
 
+    def __add__(self, other: "Counts") -> "Counts":
+        return Counts(
+            self.finished + other.finished,
+            self.prompt_tokens + other.prompt_tokens,
+            self.drawn_tokens + other.drawn_tokens,
+        )
+
 
 @dataclass(frozen=True)
 class _Joining:
@@ -60,17 +67,18 @@ class ContinuousBatch:
     def __init__(
         self,
         config: ModelConfig,
-        params: Params,
-        requests: Sequence[Request],
+        weights: Weights,
+        requests: Mapping[int, Request],
         *,
         rows: int,
         how: Drawing,
         seed: int,
+        programs: Programs = WHOLE_DEVICE,
     ) -> None:
         self.counts = Counts()
         self._config = config
-        self._params = params
-        self._weights = decoding.fuse(config, params)
+        self._weights = weights
+        self._programs = programs
         self._requests = requests
         self._how = how
         self._root = jax.random.key(seed)
@@ -78,7 +86,7 @@ class ContinuousBatch:
         self._joining: deque[_Joining] = deque()
         self._running: dict[int, Continuation] = {}
         self._rows = max(rows, fewest_rows(config))
-        self._slots = padded(max(min(len(request.prompt) + _STEPS, request.tokens) for request in requests))
+        self._slots = padded(max(min(len(request.prompt) + _STEPS, request.tokens) for request in requests.values()))
         self._batch = decoding.empty_batch(config, self._rows, self._slots)
 
     def run(self, stops: Callable[[Sequence[int]], bool] | None) -> Iterator[list[Continuation]]:
@@ -107,7 +115,7 @@ class ContinuousBatch:
         else:
             enough = self._rows - self._half if self._half < self._rows else self._rows
         segment: Segment
-        self._batch, segment = decoding.decode(
+        self._batch, segment = self._programs.decode(
             self._config, self._weights, self._batch, kept, enough, self._root, how=self._how, steps=_STEPS
         )
         return segment
@@ -147,11 +155,8 @@ class ContinuousBatch:
             fresh += len(continuation.token_ids) - known
             if done[row] or continuation.stopped:
                 finished.append(self._running.pop(row))
-        self._count(finished=len(finished), drawn_tokens=fresh)
+        self.counts += Counts(finished=len(finished), drawn_tokens=fresh)
         return finished
-
-    def _count(self, **more: int) -> None:
-        self.counts = replace(self.counts, **{name: getattr(self.counts, name) + by for name, by in more.items()})
 
     def _refill(self) -> None:
         """Give free rows to requests that wait, and give rows up that nobody will need."""
@@ -175,10 +180,10 @@ class ContinuousBatch:
             starts[number], lengths[number] = end, len(prompt)
             token_ids[end : end + len(prompt)], segments[end : end + len(prompt)] = prompt, number + 1
             end += len(prompt)
-        read = decoding.read_prompts(
-            self._config, self._params, token_ids, segments, Spans(*map(jnp.asarray, (starts, lengths)))
+        read = self._programs.read_prompts(
+            self._config, self._weights, token_ids, segments, Spans(*map(jnp.asarray, (starts, lengths)))
         )
-        self._count(prompt_tokens=end)
+        self.counts += Counts(prompt_tokens=end)
         self._joining.extend(_Joining(index, read, source) for source, alike in enumerate(group) for index in alike)
 
     def _prompt(self, alike: Sequence[int]) -> tuple[int, ...]:
@@ -197,9 +202,9 @@ class ContinuousBatch:
         self._batch = decoding.join(self._batch, taken[0].prompts, sources, limits, seeds, self._root, how=self._how)
 
 
-def _by_prompt(requests: Sequence[Request]) -> list[list[int]]:
+def _by_prompt(requests: Mapping[int, Request]) -> list[list[int]]:
     """Group the indices of requests with equal prompts, long prompts first: the last to run are then short ones."""
     groups: dict[tuple[int, ...], list[int]] = {}
-    for index, request in enumerate(requests):
+    for index, request in requests.items():
         groups.setdefault(request.prompt, []).append(index)
     return sorted(groups.values(), key=lambda alike: -len(requests[alike[0]].prompt))

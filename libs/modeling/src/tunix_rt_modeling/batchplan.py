@@ -16,6 +16,7 @@ from tunix_rt_modeling.transformer import Params, parameter_count
 PROMPTS_AT_ONCE = 8
 TOKENS_AT_ONCE = 256
 _SMALLEST = 64
+_FEWEST_ROWS_OF_A_LANE = 8
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,17 @@ def read_together(lengths: Iterable[int]) -> int:
 def fewest_rows(config: ModelConfig) -> int:
     """Return how many rows a batch has at least: XLA copies a cache of one row and one key head in every step."""
     return 2 if config.num_kv_heads == 1 else 1
+
+
+def most_lanes(rows: int) -> int:
+    """Return how many batches may share so many rows: one for each core of a CPU, where each gets rows enough."""
+    cores = _cores() if jax.default_backend() == "cpu" else 1
+    return cores if rows >= cores * _FEWEST_ROWS_OF_A_LANE else 1
+
+
+def _cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def plan_rows(config: ModelConfig, requests: Sequence[Request], batch_size: int, cache_bytes: int) -> int:
@@ -81,10 +93,11 @@ def free_bytes(config: ModelConfig, params: Params) -> int:
 def peak_bytes(config: ModelConfig, rows: int, tokens: int, longest_prompt: int) -> int:
     """Return the most that the cache of `rows` rows takes.
 
-    It is the rings, two copies of a layer's while they are resized, and the prompts that were read and have not joined.
+    It is the rings, two copies of a layer's while they are resized, and the prompts that were read and have not joined
+    each lane.
     """
     layers = ring_slots(config, padded(tokens))
-    unjoined = config.num_layers * max(TOKENS_AT_ONCE, padded(longest_prompt))
+    unjoined = most_lanes(rows) * config.num_layers * max(TOKENS_AT_ONCE, padded(longest_prompt))
     return token_bytes(config) * (rows * (sum(layers) + 2 * max(layers)) + unjoined)
 
 

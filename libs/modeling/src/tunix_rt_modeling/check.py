@@ -21,13 +21,13 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from tunix_rt_common.errors import UnusableModel
-from tunix_rt_modeling.batching import ContinuousBatch
 from tunix_rt_modeling.batchplan import Request
 from tunix_rt_modeling.config import ModelConfig
 from tunix_rt_modeling.decoding import Drawing
 from tunix_rt_modeling.directory import inside, read_json
 from tunix_rt_modeling.drawing import GREEDY
 from tunix_rt_modeling.huggingface import load_params, read_config
+from tunix_rt_modeling.lanes import Lanes
 from tunix_rt_modeling.lora import read_peft, scale
 from tunix_rt_modeling.transformer import Params, logits
 
@@ -144,8 +144,8 @@ def _check_greedy(subject: _Subject) -> Finding:
     expected = subject.reference["greedy"][0]
     prompt, continuation = expected[:_GREEDY_PROMPT_TOKENS], expected[_GREEDY_PROMPT_TOKENS:]
     request = Request(tuple(prompt.tolist()), 0, len(continuation))
-    batch = ContinuousBatch(subject.config, subject.params, [request], rows=1, how=Drawing(GREEDY, ()), seed=0)
-    drawn = [token for finished in batch.run(None) for row in finished for token in row.token_ids]
+    lanes = Lanes(subject.config, subject.params, [request], rows=1, how=Drawing(GREEDY, ()), seed=0)
+    drawn = [token for finished in lanes.run(None) for row in finished for token in row.token_ids]
     return Finding("greedy, tokens that differ", int((drawn != continuation).sum()), 0)
 
 

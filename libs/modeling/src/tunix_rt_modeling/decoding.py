@@ -1,9 +1,10 @@
 """The device's part of generation: read prompts, let them join a batch, and draw many tokens in one dispatch.
 
-Prompts are read by the decoder of `layers`. A step of one token per row computes the same from weights in another
-form (`fuse`): a matrix per product and layer, so that no step slices stacked weights, and a program per batch shape.
+The programs that take most of the time exist twice: for a batch that has the whole device, and for one that has a core
+to itself (`Programs`).
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -11,47 +12,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, UInt32
 
-from tunix_rt_modeling import kvcache
+from tunix_rt_modeling import inference, kvcache
 from tunix_rt_modeling.attention import soft_capped
 from tunix_rt_modeling.config import ModelConfig
 from tunix_rt_modeling.drawing import Draw, draw_tokens, log_probabilities
+from tunix_rt_modeling.inference import Turn, Weights
 from tunix_rt_modeling.kvcache import LayerRing, Ring, Spans
-from tunix_rt_modeling.layers import ACTIVATIONS, RMSNorm
-from tunix_rt_modeling.transformer import Params, Rotation, head_of, output_head, read, rotations
+from tunix_rt_modeling.transformer import rotations
 
 _MASKED = -1e30
-_WIDE_VECTORS = {"xla_cpu_prefer_vector_width": 512}
-"""Other than XLA's default of 256 bits: a step for few rows is loops rather than products. No other device asks."""
-
-
-class Projection(NamedTuple):
-    """x W + b in the compute dtype."""
-
-    kernel: Float[Array, "inputs features"]
-    bias: Float[Array, " features"] | None
-
-    def __call__(self, x: Float[Array, "B inputs"]) -> Float[Array, "B features"]:
-        """Project the last axis."""
-        return x @ self.kernel if self.bias is None else x @ self.kernel + self.bias
-
-
-class LayerWeights(NamedTuple):
-    """One layer: what shares an input is one product; `norms` are the scales by name."""
-
-    query_key_value: Projection
-    out: Projection
-    gate_up: Projection
-    down: Projection
-    norms: dict[str, Float[Array, " size"]]
-
-
-class Weights(NamedTuple):
-    """A model as `decode` reads it: a second copy of the weights, in the compute dtype, but for the embedding."""
-
-    embedding: Float[Array, "vocab hidden"]
-    layers: tuple[LayerWeights, ...]
-    norm: Float[Array, " hidden"]
-    head: Float[Array, "hidden vocab"]
 
 
 class Rows(NamedTuple):
@@ -99,45 +68,6 @@ class Drawing(NamedTuple):
     eos_ids: tuple[int, ...]
 
 
-def fuse(config: ModelConfig, params: Params) -> Weights:
-    """Return the weights in the form that `decode` takes."""
-    layers, head = _fuse(config, params)
-    return Weights(params["embed_tokens"]["embedding"], layers, params["norm"]["scale"], head)
-
-
-class _View(NamedTuple):
-    """What a layer sees: the angles of the rows' positions, and the slots that hold their tokens."""
-
-    cos: Float[Array, "B 1 K"]
-    sin: Float[Array, "B 1 K"]
-    mask: Bool[Array, "B S"]
-
-
-@partial(jax.jit, static_argnames="config")
-def _fuse(config: ModelConfig, params: Params) -> tuple[tuple[LayerWeights, ...], Float[Array, "hidden vocab"]]:
-    def project(layer: Params, *names: str) -> Projection:
-        linears = [layer[name] for name in names]
-        kernel = jnp.concatenate([linear["kernel"] for linear in linears], axis=-1).astype(config.compute_dtype)
-        if "bias" not in linears[0]:
-            return Projection(kernel, None)
-        return Projection(kernel, jnp.concatenate([linear["bias"] for linear in linears]).astype(config.compute_dtype))
-
-    def unstack(layer: int) -> LayerWeights:
-        own = jax.tree.map(lambda stacked: stacked[layer], params["layers"])
-        attention, mlp = own["self_attn"], own["mlp"]
-        return LayerWeights(
-            query_key_value=project(attention, "q_proj", "k_proj", "v_proj"),
-            out=project(attention, "o_proj"),
-            gate_up=project(mlp, "gate_proj", "up_proj"),
-            down=project(mlp, "down_proj"),
-            norms={name: part["scale"] for name, part in (own | attention).items() if "scale" in part},
-        )
-
-    weights, words = head_of(config, params)
-    head = weights.T if words == 0 else weights
-    return tuple(map(unstack, range(config.num_layers))), head.astype(config.compute_dtype)
-
-
 def empty_batch(config: ModelConfig, rows: int, slots: int) -> Batch:
     """Allocate a batch whose rows are all free."""
     zeros = jnp.zeros(rows, jnp.int32)
@@ -152,14 +82,17 @@ def resize(config: ModelConfig, batch: Batch, rows: Int[Array, " kept"] | None, 
     return Batch(kvcache.resize(config, batch.ring, batch.head, rows, slots), batch.head, kept)
 
 
-@partial(jax.jit, static_argnames="config")
-def read_prompts(
-    config: ModelConfig, params: Params, token_ids: Int[Array, " tokens"], segments: Int[Array, " tokens"], spans: Spans
+def _read_prompts(
+    config: ModelConfig,
+    weights: Weights,
+    token_ids: Int[Array, " tokens"],
+    segments: Int[Array, " tokens"],
+    spans: Spans,
 ) -> Prompts:
     """Read prompts that lie one after the other, each with a number of its own in `segments`."""
-    hidden, keys, values = read(config, params, token_ids[None], segments[None])
-    last = hidden[0, spans.starts + spans.lengths - 1]
-    return Prompts(keys[:, 0], values[:, 0], spans, output_head(config, params, last))
+    last = spans.starts + spans.lengths - 1
+    scores, keys, values = inference.read(config, weights, token_ids, segments, last)
+    return Prompts(keys, values, spans, scores)
 
 
 @partial(jax.jit, static_argnames="how", donate_argnames="batch")
@@ -188,8 +121,7 @@ def join(
     return Batch(ring, batch.head, jax.tree.map(partial(jnp.where, joins), fresh, batch.rows))
 
 
-@partial(jax.jit, static_argnames=("config", "how", "steps"), donate_argnames="batch", compiler_options=_WIDE_VECTORS)
-def decode(
+def _decode(
     config: ModelConfig,
     weights: Weights,
     batch: Batch,
@@ -243,80 +175,48 @@ def _draw(rows: Rows, scores: Float[Array, "B vocab"], root: Key[Array, ""], how
 
 
 def _feed(
-    config: ModelConfig, weights: Weights, batch: Batch, angles: tuple[Rotation, Rotation]
+    config: ModelConfig, weights: Weights, batch: Batch, turns: tuple[Turn, Turn]
 ) -> tuple[Float[Array, "B vocab"], Batch]:
     """Append each row's last token to the cache and score the next."""
     rows, head = batch.rows, batch.head + 1
     lengths = rows.lengths + ~rows.done
     masks = {slots: kvcache.visible(head, slots, lengths) for slots in {layer.slots for layer in batch.ring}}
-    slides = config.sliding_layers or (False,) * config.num_layers
-    hidden = weights.embedding[rows.tokens].astype(config.compute_dtype)
-    if config.scaled_embeddings:
-        hidden *= jnp.sqrt(config.hidden_size).astype(hidden.dtype)
-    ring = []
-    for layer, stored, sliding in zip(weights.layers, batch.ring, slides, strict=True):
-        view = _View(*angles[sliding], masks[stored.slots])
-        hidden, extended = _layer(config, layer, hidden, stored, batch.head, view)
-        ring.append(extended)
-    scores = soft_capped((_norm(config, weights.norm, hidden) @ weights.head).astype(jnp.float32), config.logit_softcap)
+    hidden, ring = inference.embed(config, weights, rows.tokens), []
+    for layer, stored, slides in zip(weights.layers, batch.ring, inference.slides(config), strict=True):
+        heads = inference.heads_of(config, layer, hidden, turns[slides])
+        ring.append(kvcache.write(stored, batch.head, heads.key, heads.value))
+        attended = _attend(config, heads.query, ring[-1], masks[stored.slots])
+        hidden = inference.add_branches(config, layer, hidden, attended)
+    scores = inference.score(config, weights, hidden)
     return scores, Batch(tuple(ring), head, rows._replace(lengths=lengths))
 
 
-def _layer(
-    config: ModelConfig,
-    weights: LayerWeights,
-    hidden: Float[Array, "B D"],
-    ring: LayerRing,
-    head: Int[Array, ""],
-    view: _View,
-) -> tuple[Float[Array, "B D"], LayerRing]:
-    """One layer for one token of each row: the arithmetic of `layers.Layer`."""
-
-    def normed(name: str, x: Float[Array, "B D"]) -> Float[Array, "B D"]:
-        return _norm(config, weights.norms[name], x)
-
-    attended, ring = _attention(config, weights, normed("input_layernorm", hidden), ring, head, view)
-    if config.normed_branches:
-        attended = normed("post_attention_layernorm", attended)
-    hidden += attended
-    before = "pre_feedforward_layernorm" if config.normed_branches else "post_attention_layernorm"
-    gate, up = jnp.split(weights.gate_up(normed(before, hidden)), 2, axis=-1)
-    added = weights.down(ACTIVATIONS[config.activation](gate) * up)
-    if config.normed_branches:
-        added = normed("post_feedforward_layernorm", added)
-    return hidden + added, ring
-
-
-def _attention(
-    config: ModelConfig,
-    weights: LayerWeights,
-    normed: Float[Array, "B D"],
-    ring: LayerRing,
-    head: Int[Array, ""],
-    view: _View,
-) -> tuple[Float[Array, "B D"], LayerRing]:
-    """Write the token's key and value, then attend to all that the row remembers."""
-    heads = weights.query_key_value(normed).reshape(len(normed), -1, config.head_dim)
-    query, key, value = jnp.split(heads, (config.num_heads, config.num_heads + config.num_kv_heads), axis=1)
-    if config.normed_queries:
-        query, key = (_norm(config, weights.norms[name], x) for name, x in (("q_norm", query), ("k_norm", key)))
-    ring = kvcache.write(ring, head, _rotate(key, view), value)
-    scale = config.query_scale or config.head_dim**-0.5
-    grouped = _rotate(query, view).reshape(len(ring.keys), -1, config.head_dim) * scale
+def _attend(
+    config: ModelConfig, query: Float[Array, "B H K"], ring: LayerRing, mask: Bool[Array, "B S"]
+) -> Float[Array, "B HK"]:
+    """Attend to all that each row remembers."""
+    grouped = query.reshape(len(ring.keys), -1, config.head_dim) * inference.query_scale(config)
     scores = soft_capped((grouped @ ring.keys).astype(jnp.float32), config.attention_softcap)
-    seen = jnp.where(view.mask[:, None], scores.reshape(len(normed), -1, ring.slots), _MASKED)
+    seen = jnp.where(mask[:, None], scores.reshape(len(query), -1, ring.slots), _MASKED)
     shares = jax.nn.softmax(seen, axis=-1).astype(ring.values.dtype).reshape(scores.shape)
-    return weights.out((shares @ ring.values).reshape(len(normed), -1)), ring
+    return (shares @ ring.values).reshape(len(query), -1)
 
 
-def _rotate(x: Float[Array, "B heads K"], view: _View) -> Float[Array, "B heads K"]:
-    """Turn by the position's angle. The halves change places in a product: exact, and XLA on CPU moves them slowly."""
-    half = jnp.eye(x.shape[-1] // 2, dtype=x.dtype)
-    turned = x @ jnp.block([[jnp.zeros_like(half), half], [-half, jnp.zeros_like(half)]])
-    return (x * view.cos + turned * view.sin).astype(x.dtype)
+class Programs(NamedTuple):
+    """`_read_prompts` and `_decode`, compiled."""
+
+    read_prompts: Callable[..., Prompts]
+    decode: Callable[..., tuple[Batch, Segment]]
 
 
-def _norm(config: ModelConfig, scale: Float[Array, " size"], x: Float[Array, "... size"]) -> Float[Array, "... size"]:
-    norm = RMSNorm(config.rms_norm_eps, float(config.offset_norms))
-    normed: Float[Array, "... size"] = norm.apply({"params": {"scale": scale}}, x)
-    return normed
+def _compile(**options: bool | int) -> Programs:
+    return Programs(
+        jax.jit(_read_prompts, static_argnames="config", compiler_options=options),
+        jax.jit(_decode, static_argnames=("config", "how", "steps"), donate_argnames="batch", compiler_options=options),
+    )
+
+
+_WIDE_VECTORS = {"xla_cpu_prefer_vector_width": 512}
+"""Other than XLA's default of 256 bits: a step for few rows is loops rather than products. No other device asks."""
+WHOLE_DEVICE = _compile(**_WIDE_VECTORS)
+ONE_CORE = _compile(**_WIDE_VECTORS, xla_cpu_multi_thread_eigen=False)

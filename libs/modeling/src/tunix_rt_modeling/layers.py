@@ -108,7 +108,7 @@ def norm(config: ModelConfig, name: str) -> RMSNorm:
 
 
 class Attention(nn.Module):
-    """Causal self-attention with rotary positions; leaves keys and values in the `cache` collection if one is kept."""
+    """Causal self-attention with rotary positions."""
 
     config: ModelConfig
 
@@ -127,18 +127,12 @@ class Attention(nn.Module):
         query = positioned("q_norm", project("q_proj", config.num_heads))
         key = positioned("k_norm", project("k_proj", config.num_kv_heads)).swapaxes(1, 2)
         value = project("v_proj", config.num_kv_heads).swapaxes(1, 2)
-        self.sow("cache", "keys", key, reduce_fn=_latest)
-        self.sow("cache", "values", value, reduce_fn=_latest)
         scale = config.query_scale or config.head_dim**-0.5
         heads = attention(query, key, value, view.mask, scale=scale, softcap=config.attention_softcap)
         project_out = Linear(
             config.hidden_size, config.output_bias, config.compute_dtype, 0.5 / config.num_layers, name="o_proj"
         )
         return project_out(heads.reshape(*batch_shape, -1))
-
-
-def _latest(_: object, fresh: Array) -> Array:
-    return fresh
 
 
 class MLP(nn.Module):
@@ -206,7 +200,7 @@ class Decoder(nn.Module):
         )
         layers = nn.scan(
             _layer(config.remat),
-            variable_axes={"params": 0, "lora": 0, "cache": 0},
+            variable_axes={"params": 0, "lora": 0},
             split_rngs={"params": True},
             in_axes=(0, nn.broadcast),
             length=config.num_layers,

@@ -7,12 +7,13 @@ from typing import Literal
 
 from tunix_rt_common.errors import InvalidInput
 from tunix_rt_common.specs import SamplingSpec
-from tunix_rt_modeling.batching import Continuation, ContinuousBatch, Counts
+from tunix_rt_modeling.batching import Continuation, Counts
 from tunix_rt_modeling.batchplan import Request, free_bytes, plan_rows
 from tunix_rt_modeling.config import ModelConfig
 from tunix_rt_modeling.decoding import Drawing
 from tunix_rt_modeling.drawing import Draw
 from tunix_rt_modeling.huggingface import LoadedModel
+from tunix_rt_modeling.lanes import Lanes
 from tunix_rt_modeling.tokenizer import Tokenizer
 
 Prompt = Sequence[int]
@@ -74,8 +75,8 @@ def generate(
     eos_ids = tuple(sorted({*model.config.eos_token_ids, model.tokenizer.eos_id}))
     reader = _Reader(model.tokenizer, eos_ids, sampling.stop)
     how = Drawing(Draw(sampling.temperature, sampling.top_k, sampling.top_p), eos_ids)
-    batch = ContinuousBatch(model.config, model.params, requests, rows=rows, how=how, seed=sampling.seed)
-    return _run(batch, reader, on_progress)
+    lanes = Lanes(model.config, model.params, requests, rows=rows, how=how, seed=sampling.seed)
+    return _run(lanes, reader, on_progress)
 
 
 def _check_prompt(config: ModelConfig, index: int, prompt: Prompt, sampling: SamplingSpec) -> None:
@@ -91,12 +92,12 @@ def _check_prompt(config: ModelConfig, index: int, prompt: Prompt, sampling: Sam
 
 
 def _run(
-    batch: ContinuousBatch, reader: "_Reader", on_progress: Callable[[Counts], None] | None
+    lanes: Lanes, reader: "_Reader", on_progress: Callable[[Counts], None] | None
 ) -> Iterator[tuple[int, Completion]]:
-    for finished in batch.run(reader.stops if reader.stop else None):
+    for finished in lanes.run(reader.stops if reader.stop else None):
         yield from ((continuation.request, reader.read(continuation)) for continuation in finished)
         if on_progress is not None:
-            on_progress(batch.counts)
+            on_progress(lanes.counts)
 
 
 @dataclass(frozen=True)

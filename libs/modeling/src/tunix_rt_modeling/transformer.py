@@ -111,22 +111,10 @@ def head_of(config: ModelConfig, params: Params) -> Head:
     return Head(params["lm_head"]["kernel"], 1)
 
 
-def read(
-    config: ModelConfig,
-    params: Params,
-    token_ids: Int[Array, "batch tokens"],
-    segments: Int[Array, "batch tokens"],
-) -> tuple[
-    Float[Array, "batch tokens hidden"],
-    Float[Array, "layers batch kv_heads tokens head_dim"],
-    Float[Array, "layers batch kv_heads tokens head_dim"],
-]:
-    """Return hidden states, and every layer's keys and values in the compute dtype; segments as for `hidden_states`."""
-    valid = jnp.ones(token_ids.shape, bool)
-    context = _context(config, _count_positions(valid, segments), valid, segments)
-    hidden, kept = Decoder(config).apply({"params": params}, token_ids, context, mutable=["cache"])
-    cache = kept["cache"]["layers"]["self_attn"]
-    return hidden, cache["keys"], cache["values"]
+def segmented(config: ModelConfig, segments: Int[Array, "batch tokens"]) -> Context:
+    """What layers share when several texts lie in a row, each with a number of its own: no token sees another's."""
+    valid = jnp.ones(segments.shape, bool)
+    return _context(config, _count_positions(valid, segments), valid, segments)
 
 
 def _count_positions(
