@@ -85,8 +85,10 @@ $(TUNIX)/installed.txt: benchmarks/peers/requirements/tunix.txt | .venv/synced
 test-tunix: .venv/synced $(TUNIX)/installed.txt ## Our engine beside google-tunix, which is installed where it is missing
 	$(WITH_TUNIX) $(RUN) pytest -q tests/engines
 
+test-long: export JAX_DISABLE_MOST_OPTIMIZATIONS := 0
 test-long: servers $(TUNIX)/installed.txt ## The forms that take minutes: quickstart twice, five kills, real data
 	$(WITH_TUNIX) $(RUN) pytest -m long --ignore tests/faults/suite
+	$(RUN) pytest -q tests/numerics tests/unit/trainer -m "not long"
 
 bench: servers ## Measure ours and its peers, one after the other, for about 20 minutes; writes benchmarks/results.json
 	@set -e; for name in $(BENCHMARKS); do echo "== $$name"; PYTHONPATH=. $(RUN) python "benchmarks/$$name.py"; done

@@ -1,5 +1,6 @@
 """What every suite may stand on: a migrated database in a file, and a job machine over it."""
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -8,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+"""What tests compile they run once or twice, and it compiles in two thirds of the time; the long form optimises."""
+
 if TYPE_CHECKING:
     from tests.machine import Machine
     from tests.servers.provide import Provided
@@ -15,9 +19,11 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session", autouse=True)
 def one_compilation_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """All that is compiled in a session is kept for its later processes, which have homes of their own."""
+    """All that is compiled in a session is kept for its other processes, which have homes of their own."""
+    folder = tmp_path_factory.getbasetemp()
+    session = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("compiled")))
+        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(session / "compiled"))
         yield
 
 

@@ -10,9 +10,11 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy import select
 
 from tunix_rt_common import pipeline
 from tunix_rt_common.db.models import JobRecord, LogRecord, MetricRecord, utc_now
+from tunix_rt_common.errors import Unavailable
 from tunix_rt_common.pipeline import Ending, NewJob
 from tunix_rt_common.states import JobState
 from tunix_rt_common.storage.local import LocalStore
@@ -82,6 +84,24 @@ def is_alive(pid):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+def freeze(machine, parent):
+    """Stop a process between its transactions: SQLite has one lock for all, and a row on Postgres is locked as well."""
+    parent.send_signal(signal.SIGSTOP)
+    while not can_be_written(machine):
+        parent.send_signal(signal.SIGCONT)
+        time.sleep(0.01)
+        parent.send_signal(signal.SIGSTOP)
+
+
+def can_be_written(machine):
+    try:
+        with machine.writing() as session:
+            session.scalars(select(JobRecord).with_for_update(nowait=True)).all()
+    except Unavailable:
+        return False
+    return True
 
 
 def steal(machine, job_id):
@@ -284,7 +304,7 @@ def test_child_dies_with_its_killed_parent(worker, parent_of, way):
 def test_worker_frozen_past_its_lease_finds_another_owner_and_writes_nothing(worker, parent_of):
     job_id = worker.submit("leave_when_told")
     parent, child = parent_of(job_id)
-    parent.send_signal(signal.SIGSTOP)
+    freeze(worker.machine, parent)
     steal(worker.machine, job_id)
     told = worker.machine.events(job_id)[-1].id
     parent.send_signal(signal.SIGCONT)

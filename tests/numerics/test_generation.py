@@ -146,12 +146,12 @@ def two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def questions(count: int) -> list[list[int]]:
     random = np.random.default_rng(1)
-    return [random.integers(3, 512, size).tolist() for size in random.integers(4, 60, count)]
+    return [random.integers(3, 512, size).tolist() for size in random.integers(4, 30, count)]
 
 
 @pytest.mark.usefixtures("two_cores")
 def test_a_lane_for_each_core_draws_what_one_batch_does_and_the_same_each_time(stories: LoadedModel) -> None:
-    sampling = SamplingSpec(max_new_tokens=40, temperature=1.0)
+    sampling = SamplingSpec(max_new_tokens=33, temperature=1.0)
     counted: list[Counts] = []
     prompts = questions(48)
     first, second = (run(stories, prompts, sampling, batch_size=16, on_progress=counted.append) for _ in range(2))
@@ -170,6 +170,13 @@ def test_lanes_end_when_nobody_wants_more(stories: LoadedModel) -> None:
     assert threading.active_count() > before
     found.close()
     assert threading.active_count() == before
+
+
+def test_more_cores_than_prompts_leave_some_idle(stories: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batchplan, "_cores", lambda: 16)
+    prompts = [[1, number] for number in range(3, 18)] * 9
+    drawn = run(stories, prompts, SamplingSpec(max_new_tokens=4), batch_size=len(prompts))
+    assert len(texts(drawn)) == len(texts(drawn[:15]))
 
 
 @pytest.mark.usefixtures("two_cores")

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from tests.unit.trainer.offlinerun import sums_spec, write_sums
 
 from tunix_rt_common import runbundle
 from tunix_rt_common.errors import InvalidInput
@@ -21,31 +22,13 @@ from tunix_rt_trainer.localkeeping import MetricsFile
 from tunix_rt_trainer.offline import train_offline
 
 STEPS = 24
-SPEC = {
-    "dataset": "sums",
-    "base_model": "tiny",
-    "train": {
-        "epochs": 1000.0,
-        "max_steps": STEPS,
-        "batch_size": 4,
-        "max_tokens": 64,
-        "checkpoint_every": 4,
-        "validate_every": 12,
-        "seed": 3,
-    },
-}
+SPEC = sums_spec(max_steps=STEPS, validate_every=12)
 PATIENCE_S = 200
 
 
 @pytest.fixture(scope="module")
 def traces(tmp_path_factory):
-    file = tmp_path_factory.mktemp("data") / "traces.jsonl"
-    records = (
-        {"prompt": f"{n}+1=", "steps": [{"i": 0, "type": "sum", "content": "one up"}], "final_answer": str(n + 1)}
-        for n in range(30)
-    )
-    file.write_text("".join(json.dumps(record) + "\n" for record in records))
-    return file
+    return write_sums(tmp_path_factory.mktemp("data") / "traces.jsonl")
 
 
 @pytest.fixture(scope="module")

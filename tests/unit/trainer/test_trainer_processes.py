@@ -11,26 +11,13 @@ import time
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+from tests.unit.trainer.offlinerun import sums_spec, write_sums
 
 from tunix_rt_common import runbundle
 from tunix_rt_trainer import offline
 
 STEPS = 16
-SPEC = {
-    "dataset": "sums",
-    "base_model": "tiny",
-    "train": {
-        "epochs": 1000.0,
-        "max_steps": STEPS,
-        "batch_size": 4,
-        "max_tokens": 64,
-        "checkpoint_every": 4,
-        "validate_every": 8,
-        "optimizer": {"weight_decay": 0.1},
-        "lora": {"rank": 4},
-        "seed": 3,
-    },
-}
+SPEC = sums_spec(max_steps=STEPS, validate_every=8, optimizer={"weight_decay": 0.1}, lora={"rank": 4})
 PATIENCE_S = 240
 
 
@@ -38,11 +25,7 @@ PATIENCE_S = 240
 def folder(tmp_path_factory):
     """The data and the spec."""
     folder = tmp_path_factory.mktemp("processes")
-    records = (
-        {"prompt": f"{n}+1=", "steps": [{"i": 0, "type": "sum", "content": "one up"}], "final_answer": str(n + 1)}
-        for n in range(30)
-    )
-    (folder / "traces.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    write_sums(folder / "traces.jsonl")
     (folder / "run.json").write_text(json.dumps(SPEC))
     return folder
 

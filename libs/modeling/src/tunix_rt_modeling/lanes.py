@@ -73,7 +73,9 @@ def _deal(requests: Sequence[Request], lanes: int) -> list[dict[int, Request]]:
     for group in sorted(alike.values(), key=_tokens, reverse=True):
         min(dealt, key=_tokens).update(group)
     most, mean = max(map(_tokens, dealt)), sum(map(_tokens, dealt)) / lanes
-    return dealt if most <= _MOST_UNEVEN * mean else [dict(enumerate(requests))]
+    if most > _MOST_UNEVEN * mean:
+        return [dict(enumerate(requests))]
+    return [lane for lane in dealt if lane]
 
 
 def _tokens(requests: Mapping[int, Request]) -> int:
