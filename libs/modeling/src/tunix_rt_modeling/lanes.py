@@ -8,6 +8,8 @@ the same ones, and give the same bits.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 
+import jax
+
 from tunix_rt_modeling.batching import Continuation, ContinuousBatch, Counts
 from tunix_rt_modeling.batchplan import Request, most_lanes
 from tunix_rt_modeling.config import ModelConfig
@@ -15,6 +17,8 @@ from tunix_rt_modeling.decoding import ONE_CORE, WHOLE_DEVICE, Drawing
 from tunix_rt_modeling.inference import fuse
 from tunix_rt_modeling.transformer import Params
 
+_MOST_WEIGHTS_BYTES = 64 * 2**20
+"""Larger ones do not stay in the cache that cores share: each lane would read them from memory by itself."""
 _MOST_UNEVEN = 1.1
 """The longest lane's tokens over the mean: beyond, the cores that are done too early cost what lanes gain."""
 
@@ -32,7 +36,9 @@ class Lanes:
         how: Drawing,
         seed: int,
     ) -> None:
-        weights, dealt = fuse(config, params), _deal(requests, most_lanes(rows))
+        weights = fuse(config, params)
+        small = sum(leaf.nbytes for leaf in jax.tree.leaves(weights)) <= _MOST_WEIGHTS_BYTES
+        dealt = _deal(requests, most_lanes(rows) if small else 1)
         programs = WHOLE_DEVICE if len(dealt) == 1 else ONE_CORE
         self._batches = [
             ContinuousBatch(config, weights, own, rows=rows // len(dealt), how=how, seed=seed, programs=programs)
