@@ -65,7 +65,7 @@ def show(measured: Sequence[Measurement]) -> None:
     """Print a line for each."""
     for row in measured:
         limit = f" ({row.limit_is}: {row.limit:,.4g})" if row.limit is not None else ""
-        print(f"{row.subject}: {row.value:,.4g} {row.unit}{limit}")
+        print(f"{row.subject}: {'not measured' if row.value is None else f'{row.value:,.4g} {row.unit}'}{limit}")
 
 
 def show_ratios(measured: Sequence[Measurement]) -> None:
