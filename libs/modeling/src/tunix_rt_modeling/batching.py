@@ -15,7 +15,7 @@ import numpy as np
 from tunix_rt_modeling import decoding
 from tunix_rt_modeling.batchplan import PROMPTS_AT_ONCE, Request, fewest_rows, padded, read_together
 from tunix_rt_modeling.config import ModelConfig
-from tunix_rt_modeling.decoding import WHOLE_DEVICE, Drawing, Programs, Prompts, Segment
+from tunix_rt_modeling.decoding import Drawing, Programs, Prompts, Segment
 from tunix_rt_modeling.inference import Weights
 from tunix_rt_modeling.kvcache import Spans
 
@@ -73,7 +73,7 @@ class ContinuousBatch:
         rows: int,
         how: Drawing,
         seed: int,
-        programs: Programs = WHOLE_DEVICE,
+        programs: Programs,
     ) -> None:
         self.counts = Counts()
         self._config = config
