@@ -19,7 +19,7 @@ PLAIN = ModelConfig(
     vocab_size=64,
     hidden_size=32,
     intermediate_size=48,
-    num_layers=2,
+    num_layers=4,
     num_heads=4,
     num_kv_heads=2,
     head_dim=8,
@@ -29,7 +29,7 @@ CONFIGS = {
     "plain": PLAIN,
     "one key head": PLAIN.model_copy(update={"num_kv_heads": 1}),
     "biased": PLAIN.model_copy(update={"qkv_bias": True, "output_bias": True, "mlp_bias": True}),
-    "sliding": PLAIN.model_copy(update={"sliding_window": 7, "sliding_layers": (True, False)}),
+    "sliding": PLAIN.model_copy(update={"sliding_window": 7, "sliding_layers": (True, False, True, True)}),
     "capped": PLAIN.model_copy(
         update={
             "attention_softcap": 0.5,
@@ -41,7 +41,7 @@ CONFIGS = {
             "activation": "gelu_tanh",
             "tie_embeddings": True,
             "sliding_window": 70,
-            "sliding_layers": (True, False),
+            "sliding_layers": (True, False, True, False),
         }
     ),
     "normed queries": PLAIN.model_copy(update={"normed_queries": True, "head_dim": 16}),
@@ -83,7 +83,7 @@ def test_rows_that_come_and_go_draw_as_without_a_cache(name: str) -> None:
 
 @pytest.mark.parametrize(("rows", "heads"), [(2, 1), (1, 2), (8, 2)])
 def test_a_segment_writes_the_cache_in_place(rows: int, heads: int) -> None:
-    config = PLAIN.model_copy(update={"num_heads": heads, "num_kv_heads": heads, "head_dim": 64})
+    config = PLAIN.model_copy(update={"num_heads": heads, "num_kv_heads": heads, "head_dim": 64, "num_layers": 2})
     weights = inference.fuse(config, init_params(config, jax.random.key(0)))
     batch = decoding.empty_batch(config, rows, 4096)
     compiled = decoding.WHOLE_DEVICE.decode.lower(
@@ -104,7 +104,7 @@ def test_later_tokens_do_not_change_earlier_scores() -> None:
 
 
 def test_resized_rings_hold_the_same_tokens() -> None:
-    config = PLAIN.model_copy(update={"sliding_window": 5, "sliding_layers": (True, False)})
+    config = PLAIN.model_copy(update={"num_layers": 2, "sliding_window": 5, "sliding_layers": (True, False)})
     head = jnp.array(21)
     filled = jax.tree.map(lambda x: jax.random.normal(jax.random.key(0), x.shape), empty_ring(config, 3, 16))
     batch = decoding.empty_batch(config, 3, 16)._replace(ring=filled, head=head)

@@ -13,8 +13,9 @@ from tunix_rt_common.db.models import CheckpointRecord
 
 SEED = int(os.environ.get("TUNIX_RT_TEST_SEED", "11"))
 """Of the faults that strike; the same seed draws the same ones, though not at the same moments of the runs."""
-FAULT_EVERY_S = 2.0
-"""On a machine on which an undisturbed run takes no longer: otherwise as long as that takes, so that runs get on."""
+FAULT_EVERY_S, FAULTS_PER_RUN = 2.0, 1.25
+"""The shortest mean pause between faults, and how many strike in the time of an undisturbed run where that is longer:
+struck as often where processes start slowly, runs would not get anywhere."""
 UNDER_WAY = 8
 ASK_PATIENCE_S = 3.0
 REAL_SEED, REAL_STEPS = 5, 20
@@ -22,7 +23,7 @@ REAL_SEED, REAL_STEPS = 5, 20
 
 def soak(scene: Scene, specs: list[dict], patience_s: float) -> RandomFaults:
     """Have all of these accepted, a few at a time, while faults strike until the last one is about to end."""
-    faults = RandomFaults(scene.cluster, SEED, max(FAULT_EVERY_S, undisturbed_s(scene)))
+    faults = RandomFaults(scene.cluster, SEED, max(FAULT_EVERY_S, undisturbed_s(scene) / FAULTS_PER_RUN))
     waiting = [(spec, uuid4().hex) for spec in specs]
     deadline = time.monotonic() + patience_s
     while waiting or len(open_runs(scene)) > 2:

@@ -18,10 +18,7 @@ def saved(small, tmp_path):
     return tmp_path / "saved", inputs, metadata
 
 
-LIKE_OTHERS = [pytest.param(kind, marks=pytest.mark.long) for kind in ("lora", "orpo")]
-
-
-@pytest.mark.parametrize("kind", ["full", "qlora", "dpo", "distill", *LIKE_OTHERS])
+@pytest.mark.parametrize("kind", ["full", "lora", "qlora", "dpo", "orpo", "distill"])
 def test_run_resumed_in_another_process_ends_with_the_same_bytes(small, tmp_path, kind):
     spec, snapshots = small.SPECS[kind], {}
 

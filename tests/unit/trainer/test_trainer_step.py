@@ -13,10 +13,7 @@ def step_with(small, spec, rows):
     return small.as_arrays(state), metrics
 
 
-LIKE_OTHERS = [pytest.param(kind, marks=pytest.mark.long) for kind in ("lora", "orpo")]
-
-
-@pytest.mark.parametrize("kind", ["full", "dpo", "distill", *LIKE_OTHERS])
+@pytest.mark.parametrize("kind", ["full", "lora", "dpo", "orpo", "distill"])
 def test_accumulated_micro_batches_equal_one_batch(small, kind):
     spec = small.SPECS[kind]
     rows = small.data_for(spec, 12)

@@ -82,7 +82,7 @@ class ContinuousBatch:
         self._requests = requests
         self._how = how
         self._root = jax.random.key(seed)
-        self._waiting = deque(_by_prompt(requests))
+        self._waiting = deque(by_prompt(requests))
         self._joining: deque[_Joining] = deque()
         self._running: dict[int, Continuation] = {}
         self._rows = max(rows, fewest_rows(config))
@@ -202,7 +202,7 @@ class ContinuousBatch:
         self._batch = decoding.join(self._batch, taken[0].prompts, sources, limits, seeds, self._root, how=self._how)
 
 
-def _by_prompt(requests: Mapping[int, Request]) -> list[list[int]]:
+def by_prompt(requests: Mapping[int, Request]) -> list[list[int]]:
     """Group the indices of requests with equal prompts, long prompts first: the last to run are then short ones."""
     groups: dict[tuple[int, ...], list[int]] = {}
     for index, request in requests.items():

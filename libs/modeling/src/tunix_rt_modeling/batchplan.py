@@ -93,8 +93,8 @@ def free_bytes(config: ModelConfig, params: Params) -> int:
 def peak_bytes(config: ModelConfig, rows: int, tokens: int, longest_prompt: int) -> int:
     """Return the most that the cache of `rows` rows takes.
 
-    It is the rings, two copies of a layer's while they are resized, and the prompts that were read and have not joined
-    each lane.
+    It is the rings, two copies of a layer's while they are resized, and in each lane the prompts that were read and
+    have not joined.
     """
     layers = ring_slots(config, padded(tokens))
     unjoined = most_lanes(rows) * config.num_layers * max(TOKENS_AT_ONCE, padded(longest_prompt))

@@ -10,7 +10,7 @@ from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 
 import jax
 
-from tunix_rt_modeling.batching import Continuation, ContinuousBatch, Counts
+from tunix_rt_modeling.batching import Continuation, ContinuousBatch, Counts, by_prompt
 from tunix_rt_modeling.batchplan import Request, most_lanes
 from tunix_rt_modeling.config import ModelConfig
 from tunix_rt_modeling.decoding import ONE_CORE, WHOLE_DEVICE, Drawing
@@ -72,16 +72,13 @@ def _deal(requests: Sequence[Request], lanes: int) -> list[dict[int, Request]]:
 
     Equal prompts stay together, to be read once.
     """
-    alike: dict[tuple[int, ...], dict[int, Request]] = {}
-    for index, request in enumerate(requests):
-        alike.setdefault(request.prompt, {})[index] = request
+    everything = dict(enumerate(requests))
+    groups = [{index: requests[index] for index in alike} for alike in by_prompt(everything)]
     dealt: list[dict[int, Request]] = [{} for _ in range(lanes)]
-    for group in sorted(alike.values(), key=_tokens, reverse=True):
+    for group in sorted(groups, key=_tokens, reverse=True):
         min(dealt, key=_tokens).update(group)
-    most, mean = max(map(_tokens, dealt)), sum(map(_tokens, dealt)) / lanes
-    if most > _MOST_UNEVEN * mean:
-        return [dict(enumerate(requests))]
-    return [lane for lane in dealt if lane]
+    uneven = max(map(_tokens, dealt)) > _MOST_UNEVEN * _tokens(everything) / lanes
+    return [everything] if uneven else [lane for lane in dealt if lane]
 
 
 def _tokens(requests: Mapping[int, Request]) -> int:

@@ -94,7 +94,7 @@ def claimed_device() -> Device:
 def flops_per_s(device: Device, dtype: str) -> float | None:
     """Matrix products of a device with inputs of this dtype: measured for the CPU, None for what is not known."""
     if device.is_host:
-        return _measured_flops_per_s(dtype)
+        return product_flops_per_s(dtype)
     known = next((known for name, known in KNOWN.items() if name == device.name), None)
     if known is None:
         return None
@@ -158,9 +158,9 @@ def _gpu_share() -> float:
     return float(os.environ.get(JAX_SHARE_VARIABLE, JAX_SHARE))
 
 
-def _measured_flops_per_s(dtype: str) -> float:
-    """How fast this machine's CPU multiplies two matrices: the fastest of a few tries, after one that compiles."""
-    matrix = jax.random.normal(jax.random.key(0), (PRODUCT_SIZE, PRODUCT_SIZE)).astype(dtype)
+def product_flops_per_s(dtype: str, size: int = PRODUCT_SIZE) -> float:
+    """How fast JAX's device multiplies two square matrices: the fastest of a few tries, after one that compiles."""
+    matrix = jax.random.normal(jax.random.key(0), (size, size)).astype(dtype)
     product = jax.jit(jnp.matmul)
     product(matrix, matrix).block_until_ready()
     taken_s = []
@@ -168,4 +168,4 @@ def _measured_flops_per_s(dtype: str) -> float:
         started_s = time.perf_counter()
         product(matrix, matrix).block_until_ready()
         taken_s.append(time.perf_counter() - started_s)
-    return float(2 * PRODUCT_SIZE**3 / min(taken_s))
+    return float(2 * size**3 / min(taken_s))
